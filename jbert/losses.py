@@ -1,0 +1,194 @@
+"""Losses: for each task the number that transformers reports as `.loss`, in float32.
+
+Each loss is a sum of terms, and each term a total and a count, so that batches of any size, on any
+number of devices, can be added up before anything is divided.
+"""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jbert.config import ModelConfig
+from jbert.heads import Output
+from jbert.inputs import concrete
+
+IGNORE = -100
+
+
+class LossError(ValueError):
+    """Labels that do not fit the task or the model's outputs."""
+
+
+class Term(NamedTuple):
+    """One addend of a loss: scale · total / count."""
+
+    total: jax.Array
+    count: jax.Array
+    scale: float = 1.0
+
+
+def loss(
+    task: str | None, config: ModelConfig, output: Output, labels: Mapping[str, Any]
+) -> jax.Array:
+    """The mean loss of a batch.
+
+    `labels` is a dict under transformers' argument names: `labels`, and `next_sentence_label`
+    for pretraining, `start_positions` and `end_positions` for question answering; replaced-token
+    detection also takes `attention_mask`, to leave padding out. Where every label is ignored the
+    loss is 0, not NaN.
+    """
+    return sum_terms(terms(task, config, output, labels))
+
+
+def sum_terms(parts: list[Term]) -> jax.Array:
+    means = [part.scale * part.total / jnp.maximum(part.count, 1) for part in parts]
+    return jnp.sum(jnp.stack(means))
+
+
+def terms(
+    task: str | None, config: ModelConfig, output: Output, labels: Mapping[str, Any]
+) -> list[Term]:
+    """The same loss as totals and counts."""
+    if task not in _TERMS:
+        raise LossError(f"task {task!r} has no loss; expected one of {sorted(_TERMS)}")
+    return _TERMS[task](config, output, labels)
+
+
+def cross_entropy(logits, labels, name: str = "labels", ignore: int = IGNORE) -> Term:
+    """Softmax cross-entropy over the last axis, without the positions labelled `ignore`."""
+    if labels.shape != logits.shape[:-1]:
+        raise LossError(
+            f"{name} has shape {labels.shape}; expected {logits.shape[:-1]}, "
+            f"for logits of shape {logits.shape}"
+        )
+    _check_range(labels, name, logits.shape[-1], ignore)
+    kept = labels != ignore
+    # The ignored label is no valid index: replace it before the lookup, or it gives NaN.
+    safe = jnp.where(kept, labels, 0)
+    logits = logits.astype(jnp.float32)
+    picked = jnp.take_along_axis(logits, safe[..., None], axis=-1)[..., 0]
+    losses = jax.nn.logsumexp(logits, axis=-1) - picked
+    # A label beyond the classes cannot be checked while tracing; NaN says so, a clamp would not.
+    in_range = (safe >= 0) & (safe < logits.shape[-1])
+    losses = jnp.where(in_range, losses, jnp.nan)
+    return Term(jnp.sum(jnp.where(kept, losses, 0.0)), jnp.sum(kept))
+
+
+def _check_range(labels, name: str, size: int, ignore: int) -> None:
+    values = concrete(labels)
+    if values is None:
+        return
+    bad = (values != ignore) & ((values < 0) | (values >= size))
+    if bad.any():
+        where = tuple(int(i) for i in np.argwhere(bad)[0])
+        raise LossError(
+            f"{name}{list(where)} is {values[where]}; expected 0 <= label < {size}, "
+            f"or {ignore} for a position to ignore"
+        )
+
+
+def _label(labels: Mapping[str, Any], name: str, integers: bool = True):
+    if labels.get(name) is None:
+        raise LossError(f"labels need {name!r}; found {sorted(labels)}")
+    value = jnp.asarray(labels[name])
+    if integers and not jnp.issubdtype(value.dtype, jnp.integer):
+        raise LossError(f"{name} is of type {value.dtype}; expected integers")
+    return value
+
+
+def _per_position(config, output: Output, labels) -> list[Term]:
+    return [cross_entropy(output.logits, _label(labels, "labels"))]
+
+
+def _causal(config, output: Output, labels) -> list[Term]:
+    # Position t predicts token t + 1.
+    target = _label(labels, "labels")
+    if target.shape != output.logits.shape[:-1]:
+        raise LossError(f"labels has shape {target.shape}; expected {output.logits.shape[:-1]}")
+    return [cross_entropy(output.logits[:, :-1], target[:, 1:])]
+
+
+def _pretraining(config, output: Output, labels) -> list[Term]:
+    sentence = _label(labels, "next_sentence_label").reshape(-1)
+    return [
+        cross_entropy(output.prediction_logits, _label(labels, "labels")),
+        cross_entropy(output.seq_relationship_logits, sentence, "next_sentence_label"),
+    ]
+
+
+def _one_per_text(config, output: Output, labels) -> list[Term]:
+    return [cross_entropy(output.logits, _label(labels, "labels").reshape(-1))]
+
+
+def problem_type(config: ModelConfig, labels: jax.Array) -> str:
+    """The configured problem type, or transformers' guess from the labels."""
+    if config.problem_type is not None:
+        return config.problem_type
+    if config.num_labels == 1:
+        return "regression"
+    integers = jnp.issubdtype(labels.dtype, jnp.integer)
+    return "single_label_classification" if integers else "multi_label_classification"
+
+
+def _classification(config, output: Output, labels) -> list[Term]:
+    target = _label(labels, "labels", integers=False)
+    kind, logits = problem_type(config, target), output.logits.astype(jnp.float32)
+    if kind == "single_label_classification":
+        return _one_per_text(config, output, labels)
+    if kind == "regression" and config.num_labels == 1:
+        # (batch,) and (batch, 1) mean the same; broadcasting one against the other does not.
+        logits, target = logits.reshape(-1), target.reshape(-1)
+    if target.shape != logits.shape:
+        raise LossError(f"labels has shape {target.shape}; expected {logits.shape} for {kind}")
+    target = target.astype(jnp.float32)
+    count = jnp.asarray(logits.size)
+    if kind == "regression":
+        return [Term(jnp.sum(jnp.square(logits - target)), count)]
+    return [Term(jnp.sum(binary_cross_entropy(logits, target)), count)]
+
+
+def binary_cross_entropy(logits: jax.Array, target: jax.Array) -> jax.Array:
+    return jnp.maximum(logits, 0) - logits * target + jnp.log1p(jnp.exp(-jnp.abs(logits)))
+
+
+def _spans(config, output: Output, labels) -> list[Term]:
+    parts = []
+    for name in ("start", "end"):
+        logits = output[f"{name}_logits"]
+        length = logits.shape[1]
+        # transformers clamps positions to [0, length] and ignores `length`: the answer of a window
+        # that does not contain it.
+        position = jnp.clip(_label(labels, f"{name}_positions").reshape(-1), 0, length)
+        parts.append(cross_entropy(logits, position, f"{name}_positions", length)._replace(scale=0.5))
+    return parts
+
+
+def _replaced(config, output: Output, labels) -> list[Term]:
+    target = _label(labels, "labels", integers=False)
+    if target.shape != output.logits.shape:
+        raise LossError(f"labels has shape {target.shape}; expected {output.logits.shape}")
+    kept = target != IGNORE
+    if labels.get("attention_mask") is not None:
+        kept = kept & (jnp.asarray(labels["attention_mask"]) == 1)
+    values = concrete(target)
+    if values is not None and not np.isin(values, (0, 1, IGNORE)).all():
+        raise LossError(f"labels of replaced-token detection are 0, 1 or {IGNORE}")
+    target = jnp.where(kept, target, 0).astype(jnp.float32)
+    losses = binary_cross_entropy(output.logits.astype(jnp.float32), target)
+    return [Term(jnp.sum(jnp.where(kept, losses, 0.0)), jnp.sum(kept))]
+
+
+_TERMS = {
+    "pretraining": _pretraining,
+    "masked_lm": _per_position,
+    "causal_lm": _causal,
+    "next_sentence": _one_per_text,
+    "sequence_classification": _classification,
+    "multiple_choice": _one_per_text,
+    "token_classification": _per_position,
+    "question_answering": _spans,
+    "replaced_token_detection": _replaced,
+}
