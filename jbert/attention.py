@@ -121,7 +121,7 @@ def _xla(query, key, value, mask, relative, head_mask, dropout):
     if dropout is not None:
         weights = dropout(weights)
     if head_mask is not None:
-        weights = weights * head_mask[:, None, None].astype(weights.dtype)
+        weights = weights * head_mask[None, :, None, None].astype(weights.dtype)
     context = jnp.einsum(
         "bhqk,bhke->bhqe", weights, value, preferred_element_type=jnp.float32
     ).astype(value.dtype)
@@ -144,7 +144,7 @@ def _cudnn(query, key, value, visible: Visible, implementation: str = "cudnn"):
     # Sequence lengths spare cuDNN the mask (and, in the backward pass, a gradient for it), but can
     # only say "the first n keys": true of right padding, checked here because masks are traced.
     lengths = jnp.sum(visible.keys, axis=-1, dtype=jnp.int32)
-    prefix = jnp.arange(k.shape[1]) < lengths[:, None]
+    prefix = jnp.arange(k.shape[1])[None] < lengths[:, None]
 
     def by_length(q, k, v):
         return flash(q, k, v, key_value_seq_lengths=lengths)

@@ -41,7 +41,7 @@ def depthwise(
 def _depthwise(x, kernel, gate):
     total = 0.0
     for k, shifted in enumerate(_shifts(x, kernel.shape[0], 1)):
-        term = shifted.astype(jnp.float32) * kernel[k].astype(jnp.float32)
+        term = shifted.astype(jnp.float32) * kernel[k][None, None].astype(jnp.float32)
         total = total + (term if gate is None else jnp.where(gate[..., k, None], term, 0))
     return jnp.asarray(total).astype(x.dtype)
 
@@ -59,7 +59,7 @@ def _depthwise_bwd(saved, g):
                                                 for k in range(taps)]  # fmt: skip
     dx, dkernel = 0.0, []
     for k, shifted in enumerate(_shifts(x, taps, 1)):
-        term = mirrored[k] * kernel[k].astype(jnp.float32)
+        term = mirrored[k] * kernel[k][None, None].astype(jnp.float32)
         dx = dx + (term if gate is None else jnp.where(gates[k][..., None], term, 0))
         product = g.astype(jnp.float32) * shifted.astype(jnp.float32)
         if gate is not None:

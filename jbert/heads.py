@@ -9,7 +9,7 @@ from jaxtyping import Array, Float
 
 from jbert.activations import ActivationField, activation
 from jbert.execution import Execution
-from jbert.layers import Dense, LayerNorm, dot, extra_table, vocab_bias
+from jbert.layers import Dense, LayerNorm, add_bias, dot, extra_table, vocab_bias
 
 
 @struct.dataclass
@@ -101,7 +101,7 @@ class MaskedLMHead(nn.Module):
             shape = (self.features, self.vocab_size)
             kernel = extra_table(self, "decoder", shape, self.stddev, self.execution)
         logits = dot(x, kernel, self.execution.dtype)
-        return logits + vocab_bias(self, self.vocab_size, self.execution).astype(logits.dtype)
+        return add_bias(logits, vocab_bias(self, self.vocab_size, self.execution))
 
 
 class Discriminator(nn.Module):

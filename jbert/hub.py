@@ -2,9 +2,8 @@
 
 `resolve` turns a name into a repository and a pinned revision; `fetch` answers with a local folder
 that holds the configuration, the tokenizer and exactly one kind of weights. `huggingface_hub` does
-the storing, so its settings hold here too (`HF_HOME`, `HF_HUB_CACHE`, `HF_TOKEN`, `HF_ENDPOINT`,
-`HF_HUB_OFFLINE`, ...). It is imported inside the functions: `import jbert` stays quick, and the
-environment variables, which it reads once at its import, can be set after `import jbert`.
+the storing, so its settings hold (`HF_HOME`, `HF_HUB_CACHE`, `HF_TOKEN`, `HF_ENDPOINT`, ...). It is
+imported inside the functions: `import jbert` stays quick, and a variable set after it still counts.
 """
 
 import contextlib
@@ -117,13 +116,13 @@ def fetch(
             snapshot.remember(revision, first.name)
             return first.parent
         except HubUnavailable as error:
-            trouble, offline = error, "the hub is unavailable"
+            trouble, offline = error, ""
     try:
         folder = _collect(_Snapshot(repo_id, revision, cache, offline), want).parent
     except HubError as error:
         if trouble is None:
             raise
-        raise HubUnavailable(f"{trouble} The cache does not help: {error}") from trouble
+        raise HubUnavailable(f"{trouble} Nor does the cache help: {error}") from trouble
     if trouble is not None:
         _warn(f"{trouble} Using the cached copy of {repo_id!r}, commit {folder.name[:12]}.")
     return folder
@@ -168,7 +167,7 @@ class _Snapshot:
     repo_id: str
     revision: str  # online always a commit hash, so that all files are of one commit
     cache: Path
-    offline: str | None = None
+    offline: str | None = None  # "": the hub has been tried in vain
 
     def get(self, name: str) -> Path | None:
         """The file, downloaded if need be; None if the repository (offline: the cache) has none."""
@@ -180,7 +179,7 @@ class _Snapshot:
             _discard(path, self.cache)
             text = f"{path} is damaged: expected sha256 {sha256}, found {found}. It was removed"
             if self.offline is not None:
-                raise HubError(f"{text}; load again with a network ({self.offline}).")
+                raise HubError(f"{text}; load again with a network.")
             _warn(f"{text} and is downloaded again.")
         elif path == "absent" or self.offline is not None:
             return None
@@ -244,6 +243,7 @@ def _collect(snapshot: _Snapshot, want: Want) -> Path:
     where, remedy = f"{snapshot.repo_id!r} at revision {snapshot.revision!r}", ""
     if snapshot.offline is not None:
         where += f", in the cache {snapshot.cache},"
+    if snapshot.offline:
         remedy = f" Load it with a network once (now {snapshot.offline}), or check cache_dir."
     found = [path for name in CONFIG_FILES if (path := snapshot.get(name))][:1]
     if not found and want != "tokenizer":

@@ -113,7 +113,7 @@ def _visible(config, shape, keys, pairs, segment_ids, cache) -> Visible:
     causal = getattr(config, "is_decoder", False)
     if cache is not None:
         written = cache["mask"]
-        order = jnp.arange(written.shape[1]) <= cache["index"] + jnp.arange(length)[:, None]
+        order = jnp.arange(written.shape[1])[None] <= cache["index"] + jnp.arange(length)[:, None]
         mask = written[:, None, None, :] & order[None, None]
         return Visible(mask=mask if pairs is None else mask & pairs[:, None], simple=False)
     parts = []

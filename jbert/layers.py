@@ -71,6 +71,15 @@ def dot(x: Array, kernel: Array, dtype: str) -> Float[Array, "..."]:
     ).astype(dtype)
 
 
+def add_bias(x: Array, bias: Array) -> Array:
+    """x + bias on the last axis, spelled out for those who run with rank promotion forbidden."""
+    return x + _last_axis(bias, x).astype(x.dtype)
+
+
+def _last_axis(vector: Array, x: Array) -> Array:
+    return vector.reshape((1,) * (x.ndim - 1) + (-1,))
+
+
 def _normal(stddev: float):
     # transformers draws from an untruncated normal whatever its documentation says.
     return nn.initializers.normal(stddev)
@@ -96,12 +105,13 @@ class Dense(nn.Module):
         )
         y = dot(x, kernel, self.execution.dtype)
         if self.use_bias:
-            y = y + self.param(
+            bias = self.param(
                 "bias",
                 nn.with_logical_partitioning(nn.initializers.zeros, (_vector_axis(axes[-1]),)),
                 (self.features,),
                 self.execution.param_dtype,
-            ).astype(y.dtype)
+            )
+            y = add_bias(y, bias)
         if self.role == "up":
             y = constrain(y, "batch", *(None,) * (y.ndim - 2), "mlp")
         return y
@@ -135,7 +145,7 @@ class HeadsIn(nn.Module):
             self.execution.param_dtype,
         )
         y = dot(x, kernel.reshape(x.shape[-1], -1), self.execution.dtype)
-        y = y + bias.reshape(-1).astype(y.dtype)
+        y = add_bias(y, bias)
         y = jnp.swapaxes(y.reshape(*x.shape[:-1], self.heads, self.head_dim), 1, 2)
         return constrain(y, "batch", "heads", "length", "head_dim")
 
@@ -164,7 +174,7 @@ class HeadsOut(nn.Module):
         )
         joined = jnp.swapaxes(x, 1, 2).reshape(b, length, h * e)
         y = dot(joined, kernel.reshape(h * e, self.features), self.execution.dtype)
-        return constrain(y + bias.astype(y.dtype), "batch", "length", None)
+        return constrain(add_bias(y, bias), "batch", "length", None)
 
 
 class Embed(nn.Module):
@@ -213,7 +223,7 @@ class LayerNorm(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "*batch d"]) -> Float[Array, "*batch d"]:
-        scale, bias = _scale_and_bias(self, x.shape[-1], self.execution)
+        scale, bias = _scale_and_bias(self, x, self.execution)
         wide = x.astype(jnp.float32)
         mean = jnp.mean(wide, axis=-1, keepdims=True)
         # Two passes: E[x²] - E[x]² cancels catastrophically beside an epsilon of 1e-12.
@@ -230,16 +240,16 @@ class NoNorm(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "*batch d"]) -> Float[Array, "*batch d"]:
-        scale, bias = _scale_and_bias(self, x.shape[-1], self.execution)
+        scale, bias = _scale_and_bias(self, x, self.execution)
         return _constrain_hidden((x * scale + bias).astype(self.execution.dtype))
 
 
-def _scale_and_bias(module: nn.Module, size: int, execution: Execution):
+def _scale_and_bias(module: nn.Module, x: Array, execution: Execution):
     make = functools.partial(nn.with_logical_partitioning, names=(None,))
-    dtype = execution.param_dtype
-    scale = module.param("scale", make(nn.initializers.ones), (size,), dtype)
-    bias = module.param("bias", make(nn.initializers.zeros), (size,), dtype)
-    return scale.astype(jnp.float32), bias.astype(jnp.float32)
+    size, dtype = x.shape[-1:], execution.param_dtype
+    scale = module.param("scale", make(nn.initializers.ones), size, dtype)
+    bias = module.param("bias", make(nn.initializers.zeros), size, dtype)
+    return _last_axis(scale, x).astype(jnp.float32), _last_axis(bias, x).astype(jnp.float32)
 
 
 def _constrain_hidden(x: Array) -> Array:
@@ -393,7 +403,7 @@ class GroupedDense(nn.Module):
         y = jnp.einsum(
             "blgd,gdf->blgf", grouped, kernel.astype(dtype), preferred_element_type=jnp.float32
         ).astype(dtype)
-        return y.reshape(b, length, self.features) + bias.astype(dtype)
+        return add_bias(y.reshape(b, length, self.features), bias)
 
 
 class DepthwiseKernel(nn.Module):

@@ -320,9 +320,10 @@ class Tokenizer:
         return 3 if pair else 2
 
     def add_tokens(self, tokens: Any, special_tokens: bool = False) -> int:
-        """Appends tokens to the vocabulary and says how many were new.
+        """Adds tokens that text is searched for first; says how many were not such tokens yet.
 
-        The model's embeddings must grow with it: see `check_model`.
+        Those new to the vocabulary get ids at its end, for which the model needs embeddings: see
+        `check_model`.
         """
         single = isinstance(tokens, str | tokenizers.AddedToken)
         tokens = [tokens] if single else list(tokens)

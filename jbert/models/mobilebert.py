@@ -25,6 +25,7 @@ from jbert.layers import (
     LayerNorm,
     LayerOutput,
     NoNorm,
+    add_bias,
     dot,
     extra_table,
     vocab_bias,
@@ -283,7 +284,7 @@ class MobileBertLMHead(nn.Module):
         if rest:
             extra = extra_table(self, "extra", (rest, c.vocab_size), std, run)
             logits = logits + dot(x[..., split:], extra, run.dtype)
-        return logits + vocab_bias(self, c.vocab_size, run).astype(logits.dtype)
+        return add_bias(logits, vocab_bias(self, c.vocab_size, run))
 
 
 class _MobileBertTask(Model):

@@ -1,0 +1,25 @@
+"""Eight CPU devices for every test, and the strictness that the library is written for."""
+
+import jax
+import pytest
+
+jax.config.update("jax_platforms", "cpu")
+jax.config.update("jax_num_cpu_devices", 8)
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
+# Marked tests need what the default environment has not; each runs when asked for by name.
+OPT_IN = ("parity", "hub")
+
+
+def pytest_collection_modifyitems(config, items):
+    asked = config.getoption("markexpr")
+    left_out = [mark for mark in OPT_IN if mark not in asked]
+    kept = [item for item in items if not any(item.get_closest_marker(m) for m in left_out)]
+    if len(kept) < len(items):
+        config.hook.pytest_deselected(items=[item for item in items if item not in set(kept)])
+        items[:] = kept
+
+
+@pytest.fixture
+def key():
+    return jax.random.key(0)
