@@ -60,7 +60,8 @@ def attend(
     }
     reasons = [reason for reason, true in needs_scores.items() if true]
     chosen = choose(implementation, query.dtype.name, query.shape[2], key.shape[2],
-                    query.shape[3], tuple(reasons), visible.segments is not None)  # fmt: skip
+                    query.shape[3], tuple(reasons), visible.segments is not None,
+                    backend.current())  # fmt: skip
     if chosen == "cudnn":
         return _cudnn(query, key, value, visible), None
     if chosen == "splash":
@@ -77,13 +78,14 @@ def choose(
     head_dim: int,
     needs_scores: tuple[str, ...],
     packed: bool,
-    platform: str | None = None,
+    platform: str,
 ) -> str:
     """The implementation for one shape of attention; says once in the log what it chose and why."""
-    platform = platform or backend.current()
-    if requested == "cudnn" and platform != "gpu":
-        raise ValueError(f"attention='cudnn' needs an NVIDIA GPU, but this is a {platform}; "
-                         "use attention='auto', or 'xla', which runs everywhere")  # fmt: skip
+    for kernel, home in (("cudnn", "gpu"), ("splash", "tpu")):
+        if requested == kernel and platform != home:
+            raise ValueError(f"attention={kernel!r} needs a {home.upper()}, but this is a "
+                             f"{platform.upper()}; use attention='auto', or 'xla', which runs "
+                             "everywhere")  # fmt: skip
     chosen = {"auto": {"gpu": "cudnn", "tpu": "splash"}.get(platform, "xla")}.get(
         requested, requested
     )

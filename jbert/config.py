@@ -178,12 +178,13 @@ class ModelConfig:
                 continue
             if not number or not 0.0 <= value < 1.0:
                 problems.append(f"{name} is {value!r}; expected a number in [0, 1)")
-        for name in (*self.flags, "tie_word_embeddings", "output_hidden_states"):
+        shared = ("tie_word_embeddings", "output_hidden_states", "output_attentions")
+        for name in (*self.flags, *shared):
             if not isinstance(getattr(self, name), bool):
                 problems.append(f"{name} is {getattr(self, name)!r}; expected true or false")
         for name in self.activations:
             value = getattr(self, name)
-            if not callable(value) and value not in ACTIVATIONS:
+            if not callable(value) and value not in list(ACTIVATIONS):
                 problems.append(f"{name} is {value!r}; expected one of {sorted(ACTIVATIONS)}")
         for name in ("initializer_range", "layer_norm_eps"):
             value = getattr(self, name, 1.0)

@@ -46,16 +46,11 @@ def prepare(
     deterministic: bool,
 ) -> Inputs:
     """Check the arguments against the configuration and each other, and fill in the defaults."""
-    if (input_ids is None) == (inputs_embeds is None):
-        what = "neither" if input_ids is None else "both"
-        raise InputError(f"expected either input_ids or inputs_embeds, found {what}; pass one")
-    _check_decoder(config, encoder_hidden_states, encoder_attention_mask, cache, segment_ids)
-    shape = _check_tokens(config, input_ids, inputs_embeds)
-    _check_ids(token_type_ids, "token_type_ids", shape, _token_types(config, token_type_ids))
-    _check_ids(position_ids, "position_ids", shape, config.max_position_embeddings, rows=1)
-    _check_ids(segment_ids, "segment_ids", shape, 2**31 - 1)
-    _check_length(config, shape[1], position_ids, segment_ids, cache)
-    keys, pairs = _read_mask(attention_mask, shape, cache)
+    shape = check(
+        config, input_ids, attention_mask, token_type_ids, position_ids, head_mask, inputs_embeds,
+        segment_ids, encoder_hidden_states, encoder_attention_mask, cache,
+    )  # fmt: skip
+    keys, pairs = _read_mask(attention_mask)
     if segment_ids is not None:
         segment_ids = jnp.asarray(segment_ids)
         keys = (segment_ids > 0) if keys is None else keys & (segment_ids > 0)
@@ -76,12 +71,47 @@ def prepare(
     return Inputs(
         input_ids=None if input_ids is None else jnp.asarray(input_ids),
         inputs_embeds=None if inputs_embeds is None else jnp.asarray(inputs_embeds),
-        token_type_ids=jnp.zeros(shape, jnp.int32) if token_type_ids is None else token_type_ids,
-        position_ids=position_ids,
+        token_type_ids=(
+            jnp.zeros(shape, jnp.int32) if token_type_ids is None else jnp.asarray(token_type_ids)
+        ),
+        position_ids=jnp.asarray(position_ids),
         head_mask=_head_mask(config, head_mask),
         cache=cache,
         context=context,
     )
+
+
+def check(
+    config: Any,
+    input_ids=None,
+    attention_mask=None,
+    token_type_ids=None,
+    position_ids=None,
+    head_mask=None,
+    inputs_embeds=None,
+    segment_ids=None,
+    encoder_hidden_states=None,
+    encoder_attention_mask=None,
+    cache=None,
+) -> tuple[int, int]:
+    """Refuse arguments that do not fit the configuration or each other; returns (batch, length).
+
+    Shapes and types are always checked, values wherever they are known: not while tracing.
+    """
+    if (input_ids is None) == (inputs_embeds is None):
+        what = "neither" if input_ids is None else "both"
+        raise InputError(f"expected either input_ids or inputs_embeds, found {what}; pass one")
+    _check_decoder(config, encoder_hidden_states, encoder_attention_mask, cache, segment_ids)
+    shape = _check_tokens(config, input_ids, inputs_embeds)
+    _check_ids(token_type_ids, "token_type_ids", shape, _token_types(config, token_type_ids))
+    _check_ids(position_ids, "position_ids", shape, config.max_position_embeddings, rows=1)
+    _check_ids(segment_ids, "segment_ids", shape, 2**31 - 1)
+    _check_length(config, shape[1], position_ids, segment_ids)
+    _check_cache(cache, shape)
+    _check_states(config, encoder_hidden_states, shape[0])
+    _check_mask(attention_mask, shape, cache)
+    _check_head_mask(config, head_mask)
+    return shape
 
 
 def _flag(argument: bool | None, default: bool) -> bool:
@@ -91,21 +121,12 @@ def _flag(argument: bool | None, default: bool) -> bool:
 # -- masks ----------------------------------------------------------------------------------
 
 
-def _read_mask(mask, shape, cache):
+def _read_mask(mask):
     """The argument as (keys [b, k], pairs [b, q, k]) of booleans, at most one of them given."""
     if mask is None:
         return None, None
-    b, length = shape
-    k_len = length if cache is None else cache["mask"].shape[1]
-    mask = jnp.asarray(mask)
-    if mask.shape == (b, length) or mask.shape == (b, k_len):
-        return mask.astype(bool), None
-    if mask.shape == (b, length, k_len):
-        return None, mask.astype(bool)
-    raise InputError(
-        f"attention_mask has shape {mask.shape}; expected {(b, length)}, one value a token, or "
-        f"{(b, length, k_len)}, one a pair of query and key"
-    )
+    mask = jnp.asarray(mask).astype(bool)
+    return (mask, None) if mask.ndim == 2 else (None, mask)
 
 
 def _visible(config, shape, keys, pairs, segment_ids, cache) -> Visible:
@@ -165,19 +186,15 @@ def _positions(length: int, segment_ids, cache):
     # Each packed sequence counts from its own first token.
     before = jnp.pad(segment_ids[:, :-1], ((0, 0), (1, 0)), constant_values=-1)
     starts = jnp.where(segment_ids != before, positions, 0)
-    return positions - jax.lax.cummax(starts, axis=1)
+    # Padding may be longer than the table of positions, and a NaN there would spread: 0 · NaN.
+    return jnp.where(segment_ids > 0, positions - jax.lax.cummax(starts, axis=1), 0)
 
 
 def _head_mask(config, head_mask):
     if head_mask is None:
         return None
-    head_mask = jnp.asarray(head_mask)
-    layers, heads = config.num_hidden_layers, config.attention_heads
-    if head_mask.shape not in ((heads,), (layers, heads)):
-        raise InputError(
-            f"head_mask has shape {head_mask.shape}; expected {(heads,)} or {(layers, heads)}"
-        )
-    return jnp.broadcast_to(head_mask, (layers, heads))
+    shape = (config.num_hidden_layers, config.attention_heads)
+    return jnp.broadcast_to(jnp.atleast_2d(jnp.asarray(head_mask)), shape)
 
 
 # -- checks ---------------------------------------------------------------------------------
@@ -237,8 +254,9 @@ def _check_ids(ids, name: str, shape, size: int, rows: int | None = None) -> Non
     found = np.shape(ids)
     if found != tuple(shape) and found != (rows, *shape[1:]):
         raise InputError(f"{name} has shape {found}; expected {tuple(shape)}, as the tokens")
-    if not jnp.issubdtype(jnp.result_type(ids), jnp.integer):
-        raise InputError(f"{name} is of type {jnp.result_type(ids)}; expected integers")
+    dtype = ids.dtype if hasattr(ids, "dtype") else np.asarray(ids).dtype
+    if not jnp.issubdtype(dtype, jnp.integer):
+        raise InputError(f"{name} is of type {dtype}; expected integers")
     values = concrete(ids)
     if values is None or values.size == 0:
         return
@@ -257,22 +275,75 @@ _ADVICE = {
 }
 
 
-def _check_length(config, length: int, position_ids, segment_ids, cache) -> None:
+def _check_length(config, length: int, position_ids, segment_ids) -> None:
     limit = config.max_position_embeddings
-    if position_ids is None and segment_ids is None and length > limit:
+    # Relative positions are distances within the row, whatever position_ids say.
+    relative = getattr(config, "position_embedding_type", "absolute") != "absolute"
+    if segment_ids is not None:
+        length = min(length, limit) if position_ids is not None else _longest_segment(segment_ids)
+    elif position_ids is not None and not relative:
+        return
+    if length > limit:
         raise InputError(
             f"the input has {length} positions; this model has {limit} "
             "(max_position_embeddings). Truncate the text (max_length=…) or split it into windows"
         )
+
+
+def _longest_segment(segment_ids) -> int:
+    """The length of the longest packed sequence; 0 while it is being traced."""
+    values = concrete(segment_ids)
+    if values is None or values.size == 0:
+        return 0
+    borders = np.diff(values, prepend=-1, axis=1) != 0
+    index = np.arange(values.shape[1])[None]
+    since = index - np.maximum.accumulate(np.where(borders, index, 0), axis=1)
+    return int(np.max(np.where(values > 0, since + 1, 0)))
+
+
+def _check_cache(cache, shape) -> None:
     if cache is None:
         return
-    total = cache["mask"].shape[1]
+    (b, length), (rows, total) = shape, cache["mask"].shape
+    if b != rows:
+        raise InputError(f"the cache is for a batch of {rows}, but the inputs have {b} rows")
     index = concrete(cache["index"])
     used = 0 if index is None else int(index)
     if used + length > total:
         raise InputError(
             f"the cache has {total} slots and {used} are used: no room for {length} more tokens; "
             "make it with a larger max_length"
+        )
+
+
+def _check_states(config, states, b: int) -> None:
+    if states is None:
+        return
+    found = np.shape(states)
+    if len(found) != 3 or found[0] != b or found[1] == 0 or found[2] != config.hidden_size:
+        raise InputError(
+            f"encoder_hidden_states has shape {found}; "
+            f"expected ({b}, encoder length, {config.hidden_size})"
+        )
+
+
+def _check_mask(mask, shape, cache) -> None:
+    if mask is None:
+        return
+    b, length = shape
+    k_len = length if cache is None else cache["mask"].shape[1]
+    if np.shape(mask) not in ((b, length), (b, k_len), (b, length, k_len)):
+        raise InputError(
+            f"attention_mask has shape {np.shape(mask)}; expected {(b, length)}, one value a "
+            f"token, or {(b, length, k_len)}, one a pair of query and key"
+        )
+
+
+def _check_head_mask(config, head_mask) -> None:
+    layers, heads = config.num_hidden_layers, config.attention_heads
+    if head_mask is not None and np.shape(head_mask) not in ((heads,), (layers, heads)):
+        raise InputError(
+            f"head_mask has shape {np.shape(head_mask)}; expected {(heads,)} or {(layers, heads)}"
         )
 
 

@@ -54,6 +54,8 @@ def terms(
     """The same loss as totals and counts."""
     if task not in _TERMS:
         raise LossError(f"task {task!r} has no loss; expected one of {sorted(_TERMS)}")
+    if not isinstance(labels, Mapping):
+        raise LossError(f"labels is a {type(labels).__name__}; expected a dict of named arrays")
     return _TERMS[task](config, output, labels)
 
 
@@ -93,10 +95,21 @@ def _check_range(labels, name: str, size: int, ignore: int) -> None:
 def _label(labels: Mapping[str, Any], name: str, integers: bool = True):
     if labels.get(name) is None:
         raise LossError(f"labels need {name!r}; found {sorted(labels)}")
+    _check_width(labels[name], name)
     value = jnp.asarray(labels[name])
     if integers and not jnp.issubdtype(value.dtype, jnp.integer):
         raise LossError(f"{name} is of type {value.dtype}; expected integers")
     return value
+
+
+def _check_width(value, name: str) -> None:
+    """Refuse what does not fit 32 bits: JAX would keep the lower half of it, and say nothing."""
+    values = concrete(value)
+    if values is None or not np.issubdtype(values.dtype, np.integer) or values.size == 0:
+        return
+    for value in (int(values.max()), int(values.min())):
+        if not -(2**31) <= value < 2**31:
+            raise LossError(f"{name} holds {value}, beyond 32 bits; expected class numbers")
 
 
 def _per_position(config, output: Output, labels) -> list[Term]:
@@ -162,7 +175,8 @@ def _spans(config, output: Output, labels) -> list[Term]:
         # transformers clamps positions to [0, length] and ignores `length`: the answer of a window
         # that does not contain it.
         position = jnp.clip(_label(labels, f"{name}_positions").reshape(-1), 0, length)
-        parts.append(cross_entropy(logits, position, f"{name}_positions", length)._replace(scale=0.5))
+        term = cross_entropy(logits, position, f"{name}_positions", length)
+        parts.append(term._replace(scale=0.5))
     return parts
 
 
@@ -171,13 +185,15 @@ def _replaced(config, output: Output, labels) -> list[Term]:
     if target.shape != output.logits.shape:
         raise LossError(f"labels has shape {target.shape}; expected {output.logits.shape}")
     kept = target != IGNORE
+    _check_range(target, "labels", 2, IGNORE)
     if labels.get("attention_mask") is not None:
-        kept = kept & (jnp.asarray(labels["attention_mask"]) == 1)
-    values = concrete(target)
-    if values is not None and not np.isin(values, (0, 1, IGNORE)).all():
-        raise LossError(f"labels of replaced-token detection are 0, 1 or {IGNORE}")
+        real = jnp.asarray(labels["attention_mask"])
+        if real.shape != target.shape:
+            raise LossError(f"attention_mask has shape {real.shape}; expected {target.shape}")
+        kept = kept & (real == 1)
     target = jnp.where(kept, target, 0).astype(jnp.float32)
     losses = binary_cross_entropy(output.logits.astype(jnp.float32), target)
+    losses = jnp.where((target == 0) | (target == 1), losses, jnp.nan)
     return [Term(jnp.sum(jnp.where(kept, losses, 0.0)), jnp.sum(kept))]
 
 

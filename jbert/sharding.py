@@ -47,6 +47,8 @@ def rules(preset: str | Rules = EVERYTHING) -> Rules:
             raise ValueError(
                 f"sharding preset {preset!r}: expected {sorted(RULES)}, or several joined by '+'"
             )
+        if preset.split("+").count(name) > 1:
+            raise ValueError(f"sharding preset {preset!r}: {name!r} is there twice; name it once")
         for logical, mesh_axes in RULES[name].items():
             merged[logical] = merged.get(logical, ()) + _as_tuple(mesh_axes)
     return merged
@@ -137,7 +139,8 @@ def _divisible(axes, shape, table: Rules, mesh: Mesh, where: str) -> PartitionSp
             key = (where, str(axis), size, ways)
             if key not in _told:
                 _told.add(key)
-                logger.warning(
+                logger.log(
+                    logging.INFO if where == "activation" else logging.WARNING,
                     "sharding: %s: axis %r of size %d does not divide over %d devices; replicated",
                     where, axis, size, ways,
                 )  # fmt: skip

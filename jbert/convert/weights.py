@@ -59,11 +59,13 @@ def match(
     task: str | None,
     params: Mapping[str, Any],
     source: str,
+    new_head: bool = False,
 ) -> Matched:
     """Pair a checkpoint's names and shapes with a model's parameter paths and shapes.
 
     Raises ConversionError with four labelled lists, of encoder weights that are missing or
-    unexpected and of any that are set twice or have another shape. Weights of a head may be absent.
+    unexpected and of any that are set twice or have another shape. Weights of a head may be absent,
+    and with `new_head` count as absent when their shape does not fit.
     """
     by_name = {rule.hf: rule for rule in table.rules(task, params)}
     copies = {copy: rule.hf for rule in by_name.values() for copy in rule.copies}
@@ -81,13 +83,16 @@ def match(
     sources = {}
     for name, rule in by_name.items():
         stored = found.get(name, [])
+        optional = not is_encoder(rule.path, task)
         if not stored:
-            optional = not _is_encoder(rule.path, task)
             (absent if optional else missing).append(rule.path if optional else name)
             continue
         if len(stored) > 1 and not _copies_of_each_other(stored, rule):
             twice.append(f"{name}: {', '.join(stored)}")
         expected = rule.transform.hf_shape(params[rule.path].shape)
+        if tuple(shapes[stored[0]]) != expected and optional and new_head:
+            absent.append(rule.path)
+            continue
         if tuple(shapes[stored[0]]) != expected:
             misshapen.append(f"{stored[0]}: expected {expected}, found {tuple(shapes[stored[0]])}")
         sources[rule.path] = (rule, stored[0])
@@ -122,7 +127,8 @@ def _encoder_roots(table: NameTable) -> set[str]:
     return {rule.hf.split(".")[0] for rule in (*table.encoder, *table.pooler)}
 
 
-def _is_encoder(path: str, task: str | None) -> bool:
+def is_encoder(path: str, task: str | None) -> bool:
+    """Whether a parameter must be in a checkpoint; those of heads and poolers may be new."""
     bare = path if task is None else path.removeprefix("encoder/")
     of_encoder = task is None or bare != path
     return of_encoder and not bare.startswith("pooler/")

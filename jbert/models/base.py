@@ -56,7 +56,7 @@ class Model(nn.Module):
         }
         choices = None
         if self.has_choices:
-            per_token, choices = _flatten_choices(per_token)
+            per_token, choices = flatten_choices(per_token)
         inputs = prepare(
             self.config,
             **per_token,
@@ -84,7 +84,7 @@ class Model(nn.Module):
         return self.encoder_class(self.config, self.execution, pooler=pooler, name="encoder")
 
 
-def _flatten_choices(per_token: dict[str, Any]) -> tuple[dict[str, Any], int]:
+def flatten_choices(per_token: dict[str, Any]) -> tuple[dict[str, Any], int]:
     name = "input_ids" if per_token["input_ids"] is not None else "inputs_embeds"
     tokens = per_token[name]
     extra = 1 if name == "inputs_embeds" else 0

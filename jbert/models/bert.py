@@ -167,7 +167,7 @@ class BertLayer(nn.Module):
             hidden, hidden, hidden, context.visible, context, head_mask, cache
         )
         hidden = LayerNorm(c.layer_norm_eps, run, name="attention_norm")(hidden + drop(attended))
-        hidden, cross_weights = self._cross(hidden, context, drop)
+        hidden, cross_weights = self._cross(hidden, context, drop, head_mask)
         ffn = FeedForward(
             c.intermediate_size, c.hidden_size, c.hidden_act, c.initializer_range, run, name="ffn"
         )(hidden)
@@ -175,7 +175,7 @@ class BertLayer(nn.Module):
         report = LayerOutput(attention=weights, cross_attention=cross_weights, cache=cache)
         return hidden, report
 
-    def _cross(self, hidden, context: Context, drop):
+    def _cross(self, hidden, context: Context, drop, head_mask):
         c, run = self.config, self.execution
         if not c.add_cross_attention:
             return hidden, None
@@ -190,7 +190,10 @@ class BertLayer(nn.Module):
             return hidden, None
         if states is None:
             states = hidden
-        attended, weights, _ = attention(hidden, states, states, context.encoder_visible, context)
+        # As transformers 4, whose head_mask silences the same heads here as in self-attention.
+        attended, weights, _ = attention(
+            hidden, states, states, context.encoder_visible, context, head_mask
+        )
         return norm(hidden + drop(attended)), weights
 
 
@@ -205,8 +208,9 @@ class BertModel(Model):
         embedded = BertEmbeddings(c, run, name="embeddings")(inputs)
         layer_cache = None if inputs.cache is None else inputs.cache["layers"]
         hidden, report = run_layers(
-            BertLayer, c.num_hidden_layers, c, run, _fits(inputs, embedded), context, inputs.head_mask, layer_cache
-        )
+            BertLayer, c.num_hidden_layers, c, run, _fits(inputs, embedded), context,
+            inputs.head_mask, layer_cache,
+        )  # fmt: skip
         pooled = None
         if self.pooler:
             pooled = Pooler(c.hidden_size, c.initializer_range, run, name="pooler")(hidden)

@@ -37,8 +37,8 @@ from jbert.models.presets import Preset
 from jbert.stack import run_layers
 
 NORMS = ("no_norm", "layer_norm")
-# Two of the reference's norms leave torch's default epsilon in place: MobileBertEmbeddings.LayerNorm
-# and MobileBertOutput.LayerNorm.
+# Two of the reference's norms leave torch's default epsilon in place:
+# MobileBertEmbeddings.LayerNorm and MobileBertOutput.LayerNorm.
 TORCH_EPS = 1e-5
 
 

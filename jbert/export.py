@@ -1,0 +1,111 @@
+"""`export`: a model for others to load, as Hugging Face's files or as StableHLO."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax.traverse_util import flatten_dict, unflatten_dict
+
+from jbert import stablehlo
+from jbert.atomic import replacing
+from jbert.backend import lowering_for
+from jbert.convert import TABLES, weights
+from jbert.loaded import Bert, unrolled
+from jbert.save import write_config
+from jbert.stack import unstack_layers
+
+FORMATS = ("safetensors", "stablehlo")
+# The platforms that one StableHLO file runs on.
+PLATFORMS = ("cpu", "cuda", "tpu")
+
+
+def export(
+    bert: Bert, directory: str | Path, format: str = "safetensors", *, force: bool = False
+) -> None:
+    """Write a model for deployment into `directory`, which appears whole or not at all.
+
+    format: "safetensors", a Hugging Face directory that transformers loads unchanged; or
+            "stablehlo", the compiled function for any batch size and length, which
+            `load_stablehlo` runs with nothing but jax.
+    force:  replace what the directory holds now.
+    """
+    if format not in FORMATS:
+        raise ValueError(f"format is {format!r}; expected one of {FORMATS}")
+    with replacing(fresh_directory(directory, force)) as staging:
+        if format == "safetensors":
+            _write_safetensors(bert, staging)
+        else:
+            _write_stablehlo(bert, staging)
+        if bert.tokenizer is not None:
+            bert.tokenizer.save(staging)
+
+
+def fresh_directory(directory: str | Path, force: bool) -> Path:
+    """The absolute path of a directory to create; one that holds anything needs `force`."""
+    directory = Path(directory).expanduser().absolute()
+    if directory.exists() and not directory.is_dir():
+        raise NotADirectoryError(f"{directory} is a file; expected a directory to write to")
+    if directory.is_dir() and any(directory.iterdir()) and not force:
+        raise FileExistsError(f"{directory} is not empty; choose another, or force it")
+    return directory
+
+
+def _write_safetensors(bert: Bert, directory: Path) -> None:
+    from safetensors.numpy import save_file
+
+    params = flatten_dict(unstack_layers(bert.params), sep="/")
+    arrays = weights.export(params, TABLES[bert.config.model_type], bert.task)
+    # transformers refuses a file that does not say it was made for PyTorch.
+    save_file(arrays, directory / "model.safetensors", metadata={"format": "pt"})
+    write_config(bert, directory, dtype=bert.execution.param_dtype)
+
+
+def _write_stablehlo(bert: Bert, directory: Path) -> None:
+    params = flatten_dict(unstack_layers(bert.params), sep="/")
+    names = ["input_ids", "attention_mask"]
+    if bert.config.model_type != "distilbert":
+        names.append("token_type_ids")
+    (directory / stablehlo.PROGRAM).write_bytes(_program(bert, params, names))
+    np.savez(directory / stablehlo.WEIGHTS, **{path: _bits(leaf) for path, leaf in params.items()})
+    signature = {
+        "task": bert.task,
+        "inputs": names,
+        "rank": 3 if bert.module.has_choices else 2,
+        "max_length": bert.config.max_position_embeddings,
+        "params": {path: str(leaf.dtype) for path, leaf in params.items()},
+    }
+    text = json.dumps(signature, indent=2) + "\n"
+    (directory / stablehlo.SIGNATURE).write_text(text, encoding="utf-8")
+    # The loader goes along, so that whoever runs the model needs no jbert.
+    source = Path(stablehlo.__file__).read_text(encoding="utf-8")
+    (directory / "load_model.py").write_text(source, encoding="utf-8")
+    write_config(bert, directory)
+
+
+def _program(bert: Bert, params: dict[str, jax.Array], names: list[str]) -> bytes:
+    """The serialised forward pass, for any batch size and any length the model has positions for."""
+    # Kernels made for one kind of device would not run on the others.
+    execution = dataclasses.replace(unrolled(bert.module).execution, attention="xla")
+    module = bert.module.clone(execution=execution)
+
+    def forward(flat, inputs):
+        output = module.apply({"params": unflatten_dict(flat, sep="/")}, **inputs)
+        return {name: output[name] for name in output.keys()}
+
+    dimensions = "b, c, l" if module.has_choices else "b, l"
+    limit = bert.config.max_position_embeddings
+    shape = jax.export.symbolic_shape(dimensions, constraints=[f"l <= {limit}"])
+    inputs = {name: jax.ShapeDtypeStruct(shape, jnp.int32) for name in names}
+    specs = {path: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for path, leaf in params.items()}
+    with lowering_for("cpu"):
+        exported = jax.export.export(jax.jit(forward), platforms=PLATFORMS)(specs, inputs)
+    return exported.serialize()
+
+
+def _bits(leaf: jax.Array) -> np.ndarray:
+    # npz has no bfloat16; the signature says what these integers are.
+    values = np.asarray(leaf)
+    return values.view(np.uint16) if leaf.dtype == jnp.bfloat16 else values

@@ -1,0 +1,189 @@
+"""What `jbert.load` returns: a model with its parameters, tokenizer and devices."""
+
+import dataclasses
+import functools
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax.traverse_util import flatten_dict
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from jbert.config import ModelConfig
+from jbert.execution import Execution
+from jbert.heads import Output
+from jbert.inputs import check
+from jbert.models import architecture, model_class
+from jbert.models.base import Model, flatten_choices
+from jbert.sharding import EVERYTHING, Rules, activations_on, param_shardings, rules
+from jbert.stack import stack_layers
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Bert:
+    """A model ready to be called. `dataclasses.replace(bert, params=new)` is the same model with
+    other parameters.
+
+    config, task:  what the model is.
+    module:        the flax module; `module.apply({"params": params}, …)` is the functional core.
+    params:        plain nested dicts of arrays, on `mesh` if there is one.
+    tokenizer:     a jbert.Tokenizer, or None where none was found.
+    mesh, rules:   where parameters and batches lie.
+    source:        where it was loaded from, with the revision.
+    """
+
+    config: ModelConfig
+    module: Model
+    params: Any
+    tokenizer: Any = None
+    task: str | None = None
+    mesh: Mesh | None = None
+    rules: str | Rules = EVERYTHING
+    source: str | None = None
+
+    @property
+    def execution(self) -> Execution:
+        return self.module.execution
+
+    def __call__(
+        self,
+        input_ids=None,
+        *,
+        output_hidden_states: bool | None = None,
+        output_attentions: bool | None = None,
+        **inputs: Any,
+    ) -> Output:
+        """The compiled forward pass, without dropout. Numpy or JAX arrays in, an Output out."""
+        inputs = {"input_ids": input_ids, **inputs}
+        inputs = {name: value for name, value in inputs.items() if value is not None}
+        self._check(inputs)
+        return _forward(
+            self.params,
+            self._placed(inputs),
+            module=self.module,
+            mesh=self.mesh,
+            rules=_hashable(self.rules),
+            output_hidden_states=output_hidden_states,
+            output_attentions=output_attentions,
+        )
+
+    def init_cache(self, batch_size: int, max_length: int | None = None) -> Any:
+        """An empty key-value cache, to pass to a decoder as `cache=`."""
+        from jbert.models.bert import BertConfig, init_cache
+
+        if not isinstance(self.config, BertConfig):
+            raise ValueError(f"{self.config.model_type} has no decoder, so it takes no cache")
+        length = max_length or self.config.max_position_embeddings
+        return init_cache(self.config, batch_size, length, self.execution.dtype)
+
+    def num_params(self) -> int:
+        return sum(leaf.size for leaf in jax.tree.leaves(self.params))
+
+    def _check(self, inputs: dict[str, Any]) -> None:
+        if self.module.has_choices:
+            names = ("input_ids", "attention_mask", "token_type_ids", "position_ids",
+                     "inputs_embeds", "segment_ids")  # fmt: skip
+            flat, _ = flatten_choices({name: inputs.get(name) for name in names})
+            inputs = {**inputs, **flat}
+        check(self.config, **inputs)
+
+    def _placed(self, inputs: dict[str, Any]) -> dict[str, Any]:
+        if self.mesh is None:
+            return inputs
+        axes = rules(self.rules).get("batch")
+        ways = 1
+        for axis in (axes,) if isinstance(axes, str) else (axes or ()):
+            ways *= self.mesh.shape[axis]
+
+        def put(x):
+            rows = np.ndim(x) > 0 and np.shape(x)[0] % ways == 0
+            return jax.device_put(x, NamedSharding(self.mesh, PartitionSpec(axes if rows else None)))  # pyright: ignore
+
+        return {name: jax.tree.map(put, value) for name, value in inputs.items()}
+
+
+@functools.partial(
+    jax.jit,
+    static_argnames=("module", "mesh", "rules", "output_hidden_states", "output_attentions"),
+)
+def _forward(params, inputs, *, module, mesh, rules, output_hidden_states, output_attentions):
+    with activations_on(mesh, rules if isinstance(rules, str) else dict(rules)):
+        return module.apply(
+            {"params": params},
+            **inputs,
+            output_hidden_states=output_hidden_states,
+            output_attentions=output_attentions,
+        )
+
+
+def _hashable(preset: str | Rules):
+    return preset if isinstance(preset, str) else tuple(sorted(preset.items()))
+
+
+# -- making one -----------------------------------------------------------------------------
+
+
+def build_module(config: ModelConfig, task: str | None, execution: Execution) -> Model:
+    execution.check_model_type(config.model_type)
+    return model_class(config, task)(config, execution)
+
+
+def decoder_config(config: ModelConfig, task: str | None) -> ModelConfig:
+    """The configuration as a task needs it: a causal language model has a decoder's."""
+    if task == "causal_lm" and "is_decoder" in {f.name for f in dataclasses.fields(config)}:
+        return config.replace(is_decoder=True)
+    return config
+
+
+def dummy_inputs(module: Model) -> dict[str, jax.ShapeDtypeStruct]:
+    shape = (1, 1, 2) if module.has_choices else (1, 2)
+    return {"input_ids": jax.ShapeDtypeStruct(shape, jnp.int32)}
+
+
+def unrolled(module: Model) -> Model:
+    """The same model with its layers one by one: the layout of every checkpoint."""
+    return module.clone(execution=dataclasses.replace(module.execution, scan_layers=False))
+
+
+def abstract_params(module: Model, boxed: bool = False) -> Any:
+    """The parameters' shapes at no cost; boxed, with the names of their axes."""
+    init = functools.partial(module.init, jax.random.key(0))
+    abstract = jax.eval_shape(init, **dummy_inputs(module))["params"]
+    return abstract if boxed else nn.meta.unbox(abstract)
+
+
+def init_params(
+    module: Model,
+    seed: int,
+    mesh: Mesh | None = None,
+    preset: str | Rules = EVERYTHING,
+    only: tuple[str, ...] | None = None,
+) -> Any:
+    """Random parameters, each made where it will lie: no device holds more than its share.
+
+    Layers are drawn one by one whether they are scanned or not, so that a seed means one model.
+    `only` restricts the result to some paths, and makes it flat.
+    """
+    dummy = {name: jnp.ones(x.shape, x.dtype) for name, x in dummy_inputs(module).items()}
+
+    def pick(params):
+        flat = flatten_dict(params, sep="/")
+        return params if only is None else {path: flat[path] for path in only}
+
+    def init(key):
+        params = nn.meta.unbox(unrolled(module).init(key, **dummy)["params"])
+        return pick(stack_layers(params) if module.execution.scan_layers else params)
+
+    shardings = None
+    if mesh is not None:
+        shardings = pick(param_shardings(abstract_params(module, boxed=True), mesh, preset))
+    return jax.jit(init, out_shardings=shardings)(jax.random.key(seed))
+
+
+def architecture_name(config: ModelConfig, task: str | None) -> str:
+    """transformers' class name for a task, as config.json's `architectures` spells it."""
+    if task == "causal_lm":
+        return "BertLMHeadModel"
+    return architecture(config.model_type).tasks[task].__name__

@@ -1,0 +1,81 @@
+"""`save`: a model as a directory that `jbert.load` reads back with no other argument."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from jbert.atomic import replacing
+from jbert.checkpoint import save_params
+from jbert.loaded import Bert, architecture_name
+from jbert.manifest import checksums
+from jbert.stack import unstack_layers
+from jbert.version import __version__
+
+INFO = "jbert.json"
+PARAMS = "params"
+FORMAT = 1
+
+
+def save(bert: Bert, directory: str | Path) -> None:
+    """Write parameters (Orbax), configuration and tokenizer into `directory`.
+
+    A model saved there before is replaced, and stays whole until the new one is; a directory that
+    holds anything else is refused.
+    """
+    directory = output_directory(directory)
+    with replacing(directory) as staging:
+        save_params(staging / PARAMS, unstack_layers(bert.params))
+        write_config(bert, staging)
+        if bert.tokenizer is not None:
+            bert.tokenizer.save(staging)
+        info = {
+            "format": FORMAT,
+            "jbert_version": __version__,
+            "task": bert.task,
+            "source": bert.source,
+            "files": checksums(staging),
+        }
+        (staging / INFO).write_text(json.dumps(info, indent=2) + "\n", encoding="utf-8")
+
+
+def write_config(bert: Bert, directory: Path, **entries: Any) -> None:
+    """config.json, with the class name under which transformers knows the model."""
+    config = bert.config.to_dict() | entries
+    config["architectures"] = [architecture_name(bert.config, bert.task)]
+    text = json.dumps(config, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
+    (directory / "config.json").write_text(text, encoding="utf-8")
+
+
+def output_directory(directory: str | Path, force: bool = False) -> Path:
+    """The absolute path of a directory that may be written: new, empty, or a saved model."""
+    directory = Path(directory).expanduser().absolute()
+    if directory.exists() and not directory.is_dir():
+        raise NotADirectoryError(f"{directory} is a file; expected a directory to write a model to")
+    foreign = directory.is_dir() and any(directory.iterdir()) and not (directory / INFO).is_file()
+    if foreign and not force:
+        raise FileExistsError(
+            f"{directory} holds files that are no saved jbert model; "
+            "choose another directory, or empty this one"
+        )
+    return directory
+
+
+def read_info(directory: Path) -> dict[str, Any] | None:
+    """The jbert.json of a saved model, or None where there is none."""
+    path = directory / INFO
+    if not path.is_file():
+        return None
+    try:
+        info = json.loads(path.read_text(encoding="utf-8"))
+        known = info["format"] <= FORMAT and isinstance(info["files"], dict)
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"{path}: expected the description of a saved model, found {error!r}; "
+            "the directory is damaged, use another copy"
+        ) from error
+    if not known:
+        raise ValueError(
+            f"{path}: format {info['format']} is newer than this jbert ({__version__}) reads; "
+            "upgrade with: pip install --upgrade jbert"
+        )
+    return info
