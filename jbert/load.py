@@ -13,8 +13,8 @@ from jbert.atomic import recover
 from jbert.config import ConfigError, ModelConfig, read_config_json
 from jbert.execution import Execution
 from jbert.formats import open_weights
-from jbert.loaded import Bert, build_module, decoder_config, init_params
-from jbert.models import REGISTRY, config_from_dict, presets
+from jbert.loaded import Bert, architecture_name, build_module, decoder_config, init_params
+from jbert.models import REGISTRY, architecture, config_from_dict, presets
 from jbert.restore import from_saved, from_weights
 from jbert.save import read_info
 from jbert.sharding import EVERYTHING, Rules
@@ -145,6 +145,19 @@ def locate(
         local_files_only=local_files_only, want=want,
     )  # fmt: skip
     return found, f"{repo}@{found.name}"
+
+
+def default_task(name: str | Path, revision: str | None = None) -> str | None:
+    """The task a checkpoint was saved with: jbert's own record, or config.json's architectures."""
+    path, _ = locate(name, revision)
+    directory = path if path.is_dir() else path.parent
+    info = read_info(directory)
+    if info is not None:
+        return info["task"]
+    config = read_config(directory, path)
+    found = config.extra.get("architectures") or []
+    by_name = {architecture_name(config, task): task for task in architecture(config.model_type).tasks}
+    return next((by_name[name] for name in found if name in by_name), None)
 
 
 def read_config(directory: Path, weights: Path) -> ModelConfig:

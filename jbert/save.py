@@ -16,13 +16,13 @@ PARAMS = "params"
 FORMAT = 1
 
 
-def save(bert: Bert, directory: str | Path) -> None:
+def save(bert: Bert, directory: str | Path, *, force: bool = False) -> None:
     """Write parameters (Orbax), configuration and tokenizer into `directory`.
 
     A model saved there before is replaced, and stays whole until the new one is; a directory that
-    holds anything else is refused.
+    holds anything else is refused unless `force` says to replace it.
     """
-    directory = output_directory(directory)
+    directory = output_directory(directory, force)
     with replacing(directory) as staging:
         save_params(staging / PARAMS, unstack_layers(bert.params))
         write_config(bert, staging)
@@ -46,7 +46,7 @@ def write_config(bert: Bert, directory: Path, **entries: Any) -> None:
     (directory / "config.json").write_text(text, encoding="utf-8")
 
 
-def output_directory(directory: str | Path, force: bool = False) -> Path:
+def output_directory(directory: str | Path, force: bool) -> Path:
     """The absolute path of a directory that may be written: new, empty, or a saved model."""
     directory = Path(directory).expanduser().absolute()
     if directory.exists() and not directory.is_dir():
