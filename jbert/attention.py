@@ -105,7 +105,8 @@ def choose(
     if against:
         logger.info("attention: xla instead of %s: %s", chosen, "; ".join(against))
         return "xla"
-    logger.info("attention: %s for %s, %d queries, %d keys", chosen, dtype, q_len, k_len)
+    if platform != "cpu":  # where there is nothing to choose between
+        logger.info("attention: %s for %s, %d queries, %d keys", chosen, dtype, q_len, k_len)
     return chosen
 
 
@@ -166,9 +167,7 @@ def _splash(query, key, value, visible: Visible, interpret: bool = False):
     b, h, q_len, e = query.shape
     k_len = key.shape[2]
     everything = masks.MultiHeadMask([masks.FullMask((q_len, k_len))] * h)
-    kernel = kernels.make_splash_mha(
-        everything, head_shards=1, q_seq_shards=1, interpret=interpret
-    )
+    kernel = kernels.make_splash_mha(everything, head_shards=1, q_seq_shards=1, interpret=interpret)
     query_ids, key_ids = _splash_ids(visible, b, q_len, k_len)
     scaled = query * np.asarray(e**-0.5, query.dtype)
     run = jax.vmap(lambda q, k, v, qi, ki: kernel(q, k, v, kernels.SegmentIds(q=qi, kv=ki)))

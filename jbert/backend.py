@@ -12,7 +12,7 @@ _lowering_for: contextvars.ContextVar[str | None] = contextvars.ContextVar(
 
 
 def current() -> str:
-    """"cpu", "gpu" or "tpu": the default backend, unless `lowering_for` says otherwise."""
+    """ "cpu", "gpu" or "tpu": the default backend, unless `lowering_for` says otherwise."""
     return _lowering_for.get() or jax.default_backend()
 
 

@@ -192,7 +192,9 @@ class ModelConfig:
                 problems.append(f"{name} is {value!r}; expected a small positive number")
         pad, vocab = getattr(self, "pad_token_id", None), getattr(self, "vocab_size", None)
         if pad is not None and not (_is_int(pad) and _is_int(vocab) and 0 <= pad < vocab):
-            problems.append(f"pad_token_id is {pad!r}; expected null or 0 <= id < vocab_size={vocab}")
+            problems.append(
+                f"pad_token_id is {pad!r}; expected null or 0 <= id < vocab_size={vocab}"
+            )
         return problems
 
     def _label_problems(self) -> list[str]:

@@ -103,9 +103,7 @@ def _dynamic_bwd(saved, g):
     wide = weights.astype(jnp.float32)
     readers = _shifts(g, taps, 2)[::-1]
     kernels = _shifts(wide, taps, 2)[::-1]
-    dvalue = functools.reduce(
-        jnp.add, (readers[k] * kernels[k][..., k, None] for k in range(taps))
-    )
+    dvalue = functools.reduce(jnp.add, (readers[k] * kernels[k][..., k, None] for k in range(taps)))
     dweights = jnp.stack(
         [jnp.sum(g * s.astype(jnp.float32), axis=-1) for s in _shifts(value, taps, 2)], axis=-1
     )

@@ -60,7 +60,9 @@ class Pooler(nn.Module):
     @nn.compact
     def __call__(self, hidden: Float[Array, "b l d"]) -> Float[Array, "b d"]:
         wide = self.execution.wide()
-        return jnp.tanh(Dense(self.features, "inner", self.stddev, wide, name="dense")(hidden[:, 0]))
+        return jnp.tanh(
+            Dense(self.features, "inner", self.stddev, wide, name="dense")(hidden[:, 0])
+        )
 
 
 class TransformHead(nn.Module):

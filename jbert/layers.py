@@ -30,7 +30,12 @@ KERNEL_AXES: dict[str, tuple[str | None, ...]] = {
     "depthwise": ("conv", "embed"),
     "vocab": ("embed", "vocab"),
 }
-TABLE_AXES = ("vocab", "embed")
+# What a lookup table holds a row for.
+TABLE_AXES: dict[str, tuple[str | None, str | None]] = {
+    "word": ("vocab", "embed"),
+    "position": ("length", "embed"),
+    "segment": (None, "embed"),
+}
 
 
 @struct.dataclass
@@ -178,14 +183,14 @@ class HeadsOut(nn.Module):
 
 
 class Embed(nn.Module):
-    """A lookup table. An id outside it gives NaN, where JAX would wrap or clamp in silence."""
+    """A lookup table; `role` is a key of TABLE_AXES. An id outside it gives NaN, where JAX would wrap or clamp in silence."""
 
     num: int
     features: int
     stddev: float
     execution: Execution
     padding_idx: int | None = None
-    axes: tuple[str | None, str | None] = TABLE_AXES
+    role: str = "word"
     table_init: Callable[[int, int], Any] | None = None  # a fixed table instead of a random one
     trainable: bool = True
 
@@ -193,7 +198,7 @@ class Embed(nn.Module):
     def __call__(self, ids: Int[Array, "..."]) -> Float[Array, "... d"]:
         table = self.param(
             "embedding",
-            nn.with_logical_partitioning(self._init, self.axes),
+            nn.with_logical_partitioning(self._init, TABLE_AXES[self.role]),
             (self.num, self.features),
             self.execution.param_dtype,
         )
@@ -307,9 +312,7 @@ class Attention(nn.Module):
         head_mask: Float[Array, "h"] | None = None,
         cache: Any = None,
     ) -> tuple[Float[Array, "b q d"], Any, Any]:
-        project = functools.partial(
-            HeadsIn, self.heads, self.head_dim, self.stddev, self.execution
-        )
+        project = functools.partial(HeadsIn, self.heads, self.head_dim, self.stddev, self.execution)
         query = project(name="query")(query_from)
         key = project(name="key")(key_from)
         value = project(name="value")(value_from)

@@ -156,7 +156,9 @@ def default_task(name: str | Path, revision: str | None = None) -> str | None:
         return info["task"]
     config = read_config(directory, path)
     found = config.extra.get("architectures") or []
-    by_name = {architecture_name(config, task): task for task in architecture(config.model_type).tasks}
+    by_name = {
+        architecture_name(config, task): task for task in architecture(config.model_type).tasks
+    }
     return next((by_name[name] for name in found if name in by_name), None)
 
 

@@ -99,7 +99,9 @@ class Bert:
 
         def put(x):
             rows = np.ndim(x) > 0 and np.shape(x)[0] % ways == 0
-            return jax.device_put(x, NamedSharding(self.mesh, PartitionSpec(axes if rows else None)))  # pyright: ignore
+            return jax.device_put(
+                x, NamedSharding(self.mesh, PartitionSpec(axes if rows else None))
+            )  # pyright: ignore
 
         return {name: jax.tree.map(put, value) for name, value in inputs.items()}
 

@@ -136,12 +136,11 @@ class BertEmbeddings(nn.Module):
         c, run, std = self.config, self.execution, self.config.initializer_range
         word = Embed(c.vocab_size, c.hidden_size, std, run, c.pad_token_id, name="word")
         x = embed_words(word, inputs)
-        axes = (None, "embed")
-        x = x + Embed(c.type_vocab_size, c.hidden_size, std, run, axes=axes, name="segment")(
+        x = x + Embed(c.type_vocab_size, c.hidden_size, std, run, role="segment", name="segment")(
             inputs.token_type_ids
         )
         position = Embed(
-            c.max_position_embeddings, c.hidden_size, std, run, axes=("length", "embed"),
+            c.max_position_embeddings, c.hidden_size, std, run, role="position",
             name="position",
         )(inputs.position_ids)  # fmt: skip
         if c.position_embedding_type == "absolute":

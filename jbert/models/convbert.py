@@ -162,11 +162,11 @@ class ConvBertEmbeddings(nn.Module):
         word = Embed(c.vocab_size, c.embedding_size, std, run, c.pad_token_id, name="word")
         x = embed_words(word, inputs)
         x = x + Embed(
-            c.max_position_embeddings, c.embedding_size, std, run, axes=("length", "embed"),
+            c.max_position_embeddings, c.embedding_size, std, run, role="position",
             name="position",
         )(inputs.position_ids)  # fmt: skip
         x = x + Embed(
-            c.type_vocab_size, c.embedding_size, std, run, axes=(None, "embed"), name="segment"
+            c.type_vocab_size, c.embedding_size, std, run, role="segment", name="segment"
         )(inputs.token_type_ids)
         x = LayerNorm(c.layer_norm_eps, run, name="norm")(x)
         return nn.Dropout(c.hidden_dropout_prob, deterministic=inputs.context.deterministic)(x)

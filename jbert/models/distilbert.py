@@ -137,7 +137,7 @@ class DistilBertEmbeddings(nn.Module):
         c, run, std = self.config, self.execution, self.config.initializer_range
         word = Embed(c.vocab_size, c.dim, std, run, c.pad_token_id, name="word")
         position = Embed(
-            c.max_position_embeddings, c.dim, std, run, axes=("length", "embed"),
+            c.max_position_embeddings, c.dim, std, run, role="position",
             table_init=sinusoids if c.sinusoidal_pos_embds else None,
             trainable=not c.sinusoidal_pos_embds, name="position",
         )  # fmt: skip

@@ -150,12 +150,12 @@ class MobileBertEmbeddings(nn.Module):
         if c.trigram_input or c.embedding_size != c.hidden_size:
             x = widened
         x = x + Embed(
-            c.max_position_embeddings, c.hidden_size, std, run, axes=("length", "embed"),
+            c.max_position_embeddings, c.hidden_size, std, run, role="position",
             name="position",
         )(inputs.position_ids)  # fmt: skip
-        x = x + Embed(
-            c.type_vocab_size, c.hidden_size, std, run, axes=(None, "embed"), name="segment"
-        )(inputs.token_type_ids)
+        x = x + Embed(c.type_vocab_size, c.hidden_size, std, run, role="segment", name="segment")(
+            inputs.token_type_ids
+        )
         x = _norm(c, run, "norm", TORCH_EPS)(x)
         return nn.Dropout(c.hidden_dropout_prob, deterministic=inputs.context.deterministic)(x)
 
