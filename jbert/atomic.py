@@ -1,7 +1,11 @@
 """Directories that appear whole or not at all."""
 
 import contextlib
+import errno
+import fcntl
+import glob
 import os
+import secrets
 import shutil
 import warnings
 from collections.abc import Iterator
@@ -9,48 +13,86 @@ from pathlib import Path
 
 
 @contextlib.contextmanager
-def replacing(directory: Path) -> Iterator[Path]:
+def replacing(directory: Path, size: int = 0) -> Iterator[Path]:
     """Yields an empty directory to fill; on success it becomes `directory`, on failure it goes.
 
     What `directory` held before stays readable until the new contents are complete and on disk.
+    Of two processes that write it at once, the one that ends last wins, whole.
+    size: the bytes that are to be written at least, for which there must be room beforehand.
     """
     directory.parent.mkdir(parents=True, exist_ok=True)
-    staging = _beside(directory, "writing")
-    # Left by a process that was killed: nobody reads a name of this form.
-    shutil.rmtree(staging, ignore_errors=True)
-    staging.mkdir()
-    try:
-        yield staging
-        _flush(staging)
-    except BaseException:
-        shutil.rmtree(staging, ignore_errors=True)
-        raise
-    _swap(staging, directory)
+    free = shutil.disk_usage(directory.parent).free
+    if free < size:
+        raise OSError(
+            errno.ENOSPC,
+            f"{size / 1e6:,.1f} MB are to be written, but only {free / 1e6:,.1f} MB are free; "
+            "what is there now stays until the new is complete. Free some space",
+            str(directory),
+        )
+    staging = _beside(directory, f"writing.{secrets.token_hex(4)}")
+    with contextlib.ExitStack() as held:
+        with _locked(directory.parent):
+            _remove_abandoned(directory)
+            staging.mkdir()
+            held.enter_context(_locked(staging))
+        try:
+            yield staging
+            _flush(staging)
+            with _locked(directory.parent):
+                _swap(staging, directory)
+        except BaseException:
+            shutil.rmtree(staging, ignore_errors=True)
+            raise
 
 
 def recover(directory: Path) -> None:
     """Undo a replacement that was killed between its two renames: bring the old contents back."""
     previous = _beside(directory, "previous")
-    if not directory.exists() and previous.is_dir():
-        warnings.warn(
-            f"{directory}: an earlier save was interrupted while it replaced this directory; "
-            "the contents before it are back in place",
-            stacklevel=3,
-        )
+    if directory.exists() or not previous.is_dir():
+        return
+    # A process that is alive between its two renames holds the lock, and is waited for.
+    with _locked(directory.parent):
+        if directory.exists() or not previous.is_dir():
+            return
         os.rename(previous, directory)
+    warnings.warn(
+        f"{directory}: an earlier save was interrupted while it replaced this directory; "
+        "the contents before it are back in place",
+        stacklevel=4,
+    )
 
 
 def _swap(staging: Path, directory: Path) -> None:
-    recover(directory)
-    if not directory.exists():
-        os.rename(staging, directory)
-    else:
-        previous = _beside(directory, "previous")
+    previous = _beside(directory, "previous")
+    if directory.exists():
         shutil.rmtree(previous, ignore_errors=True)
         os.rename(directory, previous)
-        os.rename(staging, directory)
-        shutil.rmtree(previous, ignore_errors=True)
+    os.rename(staging, directory)
     _sync(directory.parent)
+    shutil.rmtree(previous, ignore_errors=True)
+
+
+def _remove_abandoned(directory: Path) -> None:
+    """Remove what processes that were killed had written: nobody holds a lock on it."""
+    for staging in directory.parent.glob(f".{glob.escape(directory.name)}.writing.*"):
+        with contextlib.suppress(OSError), _locked(staging, wait=False):
+            shutil.rmtree(staging, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _locked(directory: Path, wait: bool = True) -> Iterator[None]:
+    """Holds a lock that ends with the process, however that ends; without `wait` at once or not."""
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except OSError:
+            # Network file systems may have no locks; all is as before, but for one writer only.
+            if not wait:
+                raise
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def _beside(directory: Path, what: str) -> Path:

@@ -7,6 +7,7 @@ h heads, e size of a head.
 import functools
 import logging
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -131,7 +132,7 @@ def _xla(query, key, value, mask, relative, head_mask, dropout):
     return context, weights
 
 
-def _cudnn(query, key, value, visible: Visible, implementation: str = "cudnn"):
+def _cudnn(query, key, value, visible: Visible, implementation: Any = "cudnn"):
     # jax.nn's convention is [b, l, h, e]; XLA folds these transposes into the projections.
     q, k, v = (jnp.swapaxes(x, 1, 2) for x in (query, key, value))
     flash = functools.partial(jax.nn.dot_product_attention, implementation=implementation)
@@ -171,7 +172,8 @@ def _splash(query, key, value, visible: Visible, interpret: bool = False):
     query_ids, key_ids = _splash_ids(visible, b, q_len, k_len)
     scaled = query * np.asarray(e**-0.5, query.dtype)
     run = jax.vmap(lambda q, k, v, qi, ki: kernel(q, k, v, kernels.SegmentIds(q=qi, kv=ki)))
-    return run(scaled, key, value, query_ids, key_ids).astype(value.dtype)
+    attended: Any = run(scaled, key, value, query_ids, key_ids)
+    return attended.astype(value.dtype)
 
 
 def _splash_ids(visible: Visible, b: int, q_len: int, k_len: int):

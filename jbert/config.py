@@ -1,4 +1,4 @@
-"""Configurations: frozen dataclasses with Hugging Face's field names, and config.json in and out."""
+"""Configurations: frozen dataclasses with Hugging Face's field names, read from config.json."""
 
 import dataclasses
 import json
@@ -45,6 +45,10 @@ class ModelConfig:
     flags: ClassVar[tuple[str, ...]] = ()
     activations: ClassVar[tuple[str, ...]] = ("hidden_act",)
 
+    vocab_size: int = 30522
+    max_position_embeddings: int = 512
+    initializer_range: float = 0.02
+    pad_token_id: int | None = 0
     num_labels: int | None = None  # resolved to an int on construction
     id2label: Mapping[int, str] | None = dataclasses.field(default=None, hash=False)
     label2id: Mapping[str, int] | None = dataclasses.field(default=None, hash=False)
@@ -167,16 +171,17 @@ class ModelConfig:
 
     def _type_problems(self) -> list[str]:
         problems = []
+        value: Any
         for name in self.positive:
             value = getattr(self, name)
             if not _is_int(value) or value < 1:
                 problems.append(f"{name} is {value!r}; expected an integer of at least 1")
         for name in self.probabilities:
             value = getattr(self, name)
-            number = isinstance(value, int | float) and not isinstance(value, bool)
             if value is None and name == "classifier_dropout":
                 continue
-            if not number or not 0.0 <= value < 1.0:
+            number = isinstance(value, int | float) and not isinstance(value, bool)
+            if not (number and 0.0 <= value < 1.0):
                 problems.append(f"{name} is {value!r}; expected a number in [0, 1)")
         shared = ("tie_word_embeddings", "output_hidden_states", "output_attentions")
         for name in (*self.flags, *shared):
@@ -187,10 +192,11 @@ class ModelConfig:
             if not callable(value) and value not in list(ACTIVATIONS):
                 problems.append(f"{name} is {value!r}; expected one of {sorted(ACTIVATIONS)}")
         for name in ("initializer_range", "layer_norm_eps"):
-            value = getattr(self, name, 1.0)
-            if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value < 10:
-                problems.append(f"{name} is {value!r}; expected a small positive number")
-        pad, vocab = getattr(self, "pad_token_id", None), getattr(self, "vocab_size", None)
+            value = getattr(self, name, 0.0)
+            number = isinstance(value, int | float) and not isinstance(value, bool)
+            if not (number and 0.0 <= value < 10.0):
+                problems.append(f"{name} is {value!r}; expected a small number, not negative")
+        pad, vocab = self.pad_token_id, self.vocab_size
         if pad is not None and not (_is_int(pad) and _is_int(vocab) and 0 <= pad < vocab):
             problems.append(
                 f"pad_token_id is {pad!r}; expected null or 0 <= id < vocab_size={vocab}"
@@ -198,14 +204,15 @@ class ModelConfig:
         return problems
 
     def _label_problems(self) -> list[str]:
-        if not _is_int(self.num_labels) or self.num_labels < 1:
-            return [f"num_labels is {self.num_labels!r}; expected an integer of at least 1"]
+        count: Any = self.num_labels
+        if not _is_int(count) or count < 1:
+            return [f"num_labels is {count!r}; expected an integer of at least 1"]
         problems = []
         ids = sorted(self.id2label or {}, key=str)
-        if sorted(ids, key=str) != sorted(range(self.num_labels), key=str):
+        if ids != sorted(range(count), key=str):
             problems.append(
-                f"id2label has the ids {ids}, but num_labels is {self.num_labels}; "
-                f"expected a name for each of 0..{self.num_labels - 1}"
+                f"id2label has the ids {ids}, but num_labels is {count}; "
+                f"expected a name for each of 0..{count - 1}"
             )
         if self.problem_type is not None and self.problem_type not in PROBLEM_TYPES:
             problems.append(

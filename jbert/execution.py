@@ -1,6 +1,7 @@
 """How a model is computed, as opposed to what it computes: never part of a config.json."""
 
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -56,10 +57,10 @@ class Execution:
             )
 
 
-def dtype_name(option: str, dtype: object) -> str:
+def dtype_name(option: str, dtype: Any) -> str:
     """The canonical name of a floating dtype given as a name, numpy or JAX dtype."""
     try:
-        name = jnp.dtype(dtype).name  # pyright: ignore[reportArgumentType]
+        name = jnp.dtype(dtype).name
     except TypeError:
         name = None
     if name not in DTYPES:

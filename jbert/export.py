@@ -1,13 +1,14 @@
 """`export`: a model for others to load, as Hugging Face's files or as StableHLO."""
 
 import dataclasses
+import hashlib
 import json
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax.traverse_util import flatten_dict, unflatten_dict
 
 from jbert import stablehlo
 from jbert.atomic import replacing
@@ -16,6 +17,7 @@ from jbert.convert import TABLES, weights
 from jbert.loaded import Bert, unrolled
 from jbert.save import write_config
 from jbert.stack import unstack_layers
+from jbert.trees import flatten, unflatten
 
 FORMATS = ("safetensors", "stablehlo")
 # The platforms that one StableHLO file runs on.
@@ -34,7 +36,7 @@ def export(
     """
     if format not in FORMATS:
         raise ValueError(f"format is {format!r}; expected one of {FORMATS}")
-    with replacing(fresh_directory(directory, force)) as staging:
+    with replacing(fresh_directory(directory, force), bert.num_bytes()) as staging:
         if format == "safetensors":
             _write_safetensors(bert, staging)
         else:
@@ -45,7 +47,7 @@ def export(
 
 def fresh_directory(directory: str | Path, force: bool) -> Path:
     """The absolute path of a directory to create; one that holds anything needs `force`."""
-    directory = Path(directory).expanduser().absolute()
+    directory = Path(directory).expanduser().resolve()
     if directory.exists() and not directory.is_dir():
         raise NotADirectoryError(f"{directory} is a file; expected a directory to write to")
     if directory.is_dir() and any(directory.iterdir()) and not force:
@@ -54,27 +56,38 @@ def fresh_directory(directory: str | Path, force: bool) -> Path:
 
 
 def _write_safetensors(bert: Bert, directory: Path) -> None:
+    from safetensors import SafetensorError
     from safetensors.numpy import save_file
 
-    params = flatten_dict(unstack_layers(bert.params), sep="/")
+    params = flatten(unstack_layers(bert.params))
     arrays = weights.export(params, TABLES[bert.config.model_type], bert.task)
-    # transformers refuses a file that does not say it was made for PyTorch.
-    save_file(arrays, directory / "model.safetensors", metadata={"format": "pt"})
+    path = directory / "model.safetensors"
+    try:
+        # transformers refuses a file that does not say it was made for PyTorch.
+        save_file(arrays, path, metadata={"format": "pt"})
+    except SafetensorError as error:
+        raise OSError(f"{path}: could not be written: {error}") from error
     write_config(bert, directory, dtype=bert.execution.param_dtype)
 
 
 def _write_stablehlo(bert: Bert, directory: Path) -> None:
-    params = flatten_dict(unstack_layers(bert.params), sep="/")
+    params = flatten(unstack_layers(bert.params))
     names = ["input_ids", "attention_mask"]
     if bert.config.model_type != "distilbert":
         names.append("token_type_ids")
-    (directory / stablehlo.PROGRAM).write_bytes(_program(bert, params, names))
-    np.savez(directory / stablehlo.WEIGHTS, **{path: _bits(leaf) for path, leaf in params.items()})
+    program = _program(bert, params, names)
+    (directory / stablehlo.PROGRAM).write_bytes(program)
+    arrays: Any = {path: _bits(leaf) for path, leaf in params.items()}
+    np.savez(directory / stablehlo.WEIGHTS, **arrays)
     signature = {
         "task": bert.task,
         "inputs": names,
         "rank": 3 if bert.module.has_choices else 2,
         "max_length": bert.config.max_position_embeddings,
+        # The program does not look at its inputs' values, and would answer NaN or worse.
+        "below": {name: _below(bert, name) for name in names},
+        # zip files check their contents, compiled programs do not.
+        "sha256": hashlib.sha256(program).hexdigest(),
         "params": {path: str(leaf.dtype) for path, leaf in params.items()},
     }
     text = json.dumps(signature, indent=2) + "\n"
@@ -86,13 +99,13 @@ def _write_stablehlo(bert: Bert, directory: Path) -> None:
 
 
 def _program(bert: Bert, params: dict[str, jax.Array], names: list[str]) -> bytes:
-    """The serialised forward pass, for any batch size and any length the model has positions for."""
+    """The serialised forward pass, for any batch size and any length that has positions."""
     # Kernels made for one kind of device would not run on the others.
     execution = dataclasses.replace(unrolled(bert.module).execution, attention="xla")
     module = bert.module.clone(execution=execution)
 
     def forward(flat, inputs):
-        output = module.apply({"params": unflatten_dict(flat, sep="/")}, **inputs)
+        output: Any = module.apply({"params": unflatten(flat)}, **inputs)
         return {name: output[name] for name in output.keys()}
 
     dimensions = "b, c, l" if module.has_choices else "b, l"
@@ -102,7 +115,12 @@ def _program(bert: Bert, params: dict[str, jax.Array], names: list[str]) -> byte
     specs = {path: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for path, leaf in params.items()}
     with lowering_for("cpu"):
         exported = jax.export.export(jax.jit(forward), platforms=PLATFORMS)(specs, inputs)
-    return exported.serialize()
+    return bytes(exported.serialize())
+
+
+def _below(bert: Bert, name: str) -> int:
+    fields = {"input_ids": "vocab_size", "token_type_ids": "type_vocab_size"}
+    return getattr(bert.config, fields[name]) if name in fields else 2
 
 
 def _bits(leaf: jax.Array) -> np.ndarray:

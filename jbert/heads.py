@@ -9,7 +9,7 @@ from jaxtyping import Array, Float
 
 from jbert.activations import ActivationField, activation
 from jbert.execution import Execution
-from jbert.layers import Dense, LayerNorm, add_bias, dot, extra_table, vocab_bias
+from jbert.layers import Dense, LayerNorm, add_bias, dot, vocab_bias, vocab_table
 
 
 @struct.dataclass
@@ -101,9 +101,9 @@ class MaskedLMHead(nn.Module):
         kernel = words.T
         if not self.tied:
             shape = (self.features, self.vocab_size)
-            kernel = extra_table(self, "decoder", shape, self.stddev, self.execution)
+            kernel = vocab_table(self, "decoder", self.stddev, shape)
         logits = dot(x, kernel, self.execution.dtype)
-        return add_bias(logits, vocab_bias(self, self.vocab_size, self.execution))
+        return add_bias(logits, vocab_bias(self, self.vocab_size))
 
 
 class Discriminator(nn.Module):

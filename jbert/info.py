@@ -3,8 +3,6 @@
 import dataclasses
 from typing import Any
 
-from flax.traverse_util import flatten_dict
-
 from jbert.convert import TABLES
 from jbert.convert.dialects import in_pytorch_words
 from jbert.convert.weights import match
@@ -12,7 +10,9 @@ from jbert.execution import Execution
 from jbert.formats import open_weights
 from jbert.load import default_task, locate, read_config
 from jbert.loaded import abstract_params, build_module, decoder_config
+from jbert.restore import rerooted
 from jbert.save import read_info
+from jbert.trees import flatten
 
 # Bytes a parameter takes while training with AdamW: itself, its gradient and two moments, float32.
 TRAINING_BYTES = 16
@@ -26,13 +26,15 @@ def describe(
     revision: str | None = None,
 ) -> str:
     """A model's architecture, task, size, memory and parameters, as text."""
+    if any(count < 1 for count in devices):
+        raise ValueError(f"devices: expected numbers of at least 1, found {list(devices)}")
     path, origin = locate(source, revision)
     directory = path if path.is_dir() else path.parent
     saved = read_info(directory) if path.is_dir() else None
     wanted = default_task(source, revision) if task is None else task
     wanted = None if wanted == "encoder" else wanted
     config = decoder_config(read_config(directory, path), wanted)
-    shapes = flatten_dict(abstract_params(build_module(config, wanted, Execution())), sep="/")
+    shapes = flatten(abstract_params(build_module(config, wanted, Execution())))
     total = sum(leaf.size for leaf in shapes.values())
     lines = [
         f"source        {origin}",
@@ -45,6 +47,8 @@ def describe(
     ]
     if saved is None:
         lines += _lacking(path, config, wanted, shapes)
+    else:
+        lines += _lacking_in_saved(directory, path, saved, wanted, shapes)
     return "\n".join([*lines, "", *_tree(shapes, depth)])
 
 
@@ -86,6 +90,12 @@ def _lacking(path, config, task, shapes) -> list[str]:
         )  # fmt: skip
     lines = [f"would be new  {name}" for name in found.absent]
     return lines + [f"not used      {name}" for name in found.unused]
+
+
+def _lacking_in_saved(directory, path, saved, task, shapes) -> list[str]:
+    module = build_module(read_config(directory, path), saved["task"], Execution())
+    stored = rerooted(flatten(abstract_params(module)), saved["task"], task)
+    return [f"would be new  {name}" for name in shapes if name not in stored]
 
 
 @dataclasses.dataclass

@@ -1,8 +1,9 @@
-"""What a model is called with: defaults filled in, and bad inputs refused while they have a name."""
+"""What a model is called with: defaults filled in, and bad inputs refused by name."""
 
 from typing import Any
 
 import jax
+import jax.core
 import jax.numpy as jnp
 import numpy as np
 from flax import struct

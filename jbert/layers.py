@@ -85,6 +85,22 @@ def _last_axis(vector: Array, x: Array) -> Array:
     return vector.reshape((1,) * (x.ndim - 1) + (-1,))
 
 
+def weight(
+    module: Any, name: str, init: Any, axes: tuple[str | None, ...], shape: tuple[int, ...]
+) -> Array:
+    """A parameter of `module`, in the dtype its execution stores, with the names of its axes."""
+    boxed = nn.with_logical_partitioning(init, axes)
+    return module.param(name, boxed, shape, module.execution.param_dtype)
+
+
+def kernel_of(module: Any, axes: tuple[str | None, ...], *shape: int) -> Array:
+    return weight(module, "kernel", _normal(module.stddev), axes, shape)
+
+
+def bias_of(module: Any, axes: tuple[str | None, ...], *shape: int) -> Array:
+    return weight(module, "bias", nn.initializers.zeros, axes, shape)
+
+
 def _normal(stddev: float):
     # transformers draws from an untruncated normal whatever its documentation says.
     return nn.initializers.normal(stddev)
@@ -97,26 +113,13 @@ class Dense(nn.Module):
     role: str
     stddev: float
     execution: Execution
-    use_bias: bool = True
 
     @nn.compact
     def __call__(self, x: Float[Array, "*batch d"]) -> Float[Array, "*batch f"]:
         axes = KERNEL_AXES[self.role]
-        kernel = self.param(
-            "kernel",
-            nn.with_logical_partitioning(_normal(self.stddev), axes),
-            (x.shape[-1], self.features),
-            self.execution.param_dtype,
-        )
+        kernel = kernel_of(self, axes, x.shape[-1], self.features)
         y = dot(x, kernel, self.execution.dtype)
-        if self.use_bias:
-            bias = self.param(
-                "bias",
-                nn.with_logical_partitioning(nn.initializers.zeros, (_vector_axis(axes[-1]),)),
-                (self.features,),
-                self.execution.param_dtype,
-            )
-            y = add_bias(y, bias)
+        y = add_bias(y, bias_of(self, (_vector_axis(axes[-1]),), self.features))
         if self.role == "up":
             y = constrain(y, "batch", *(None,) * (y.ndim - 2), "mlp")
         return y
@@ -137,18 +140,8 @@ class HeadsIn(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "b l d"]) -> Float[Array, "b h l e"]:
-        kernel = self.param(
-            "kernel",
-            nn.with_logical_partitioning(_normal(self.stddev), KERNEL_AXES["heads_in"]),
-            (x.shape[-1], self.heads, self.head_dim),
-            self.execution.param_dtype,
-        )
-        bias = self.param(
-            "bias",
-            nn.with_logical_partitioning(nn.initializers.zeros, ("heads", "head_dim")),
-            (self.heads, self.head_dim),
-            self.execution.param_dtype,
-        )
+        kernel = kernel_of(self, KERNEL_AXES["heads_in"], x.shape[-1], self.heads, self.head_dim)
+        bias = bias_of(self, ("heads", "head_dim"), self.heads, self.head_dim)
         y = dot(x, kernel.reshape(x.shape[-1], -1), self.execution.dtype)
         y = add_bias(y, bias)
         y = jnp.swapaxes(y.reshape(*x.shape[:-1], self.heads, self.head_dim), 1, 2)
@@ -165,25 +158,18 @@ class HeadsOut(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "b h l e"]) -> Float[Array, "b l d"]:
         b, h, length, e = x.shape
-        kernel = self.param(
-            "kernel",
-            nn.with_logical_partitioning(_normal(self.stddev), KERNEL_AXES["heads_out"]),
-            (h, e, self.features),
-            self.execution.param_dtype,
-        )
-        bias = self.param(
-            "bias",
-            nn.with_logical_partitioning(nn.initializers.zeros, (None,)),
-            (self.features,),
-            self.execution.param_dtype,
-        )
+        kernel = kernel_of(self, KERNEL_AXES["heads_out"], h, e, self.features)
+        bias = bias_of(self, (None,), self.features)
         joined = jnp.swapaxes(x, 1, 2).reshape(b, length, h * e)
         y = dot(joined, kernel.reshape(h * e, self.features), self.execution.dtype)
         return constrain(add_bias(y, bias), "batch", "length", None)
 
 
 class Embed(nn.Module):
-    """A lookup table; `role` is a key of TABLE_AXES. An id outside it gives NaN, where JAX would wrap or clamp in silence."""
+    """A lookup table; `role` is a key of TABLE_AXES.
+
+    An id outside the table gives NaN, where JAX would wrap or clamp in silence.
+    """
 
     num: int
     features: int
@@ -196,11 +182,8 @@ class Embed(nn.Module):
 
     @nn.compact
     def __call__(self, ids: Int[Array, "..."]) -> Float[Array, "... d"]:
-        table = self.param(
-            "embedding",
-            nn.with_logical_partitioning(self._init, TABLE_AXES[self.role]),
-            (self.num, self.features),
-            self.execution.param_dtype,
+        table = weight(
+            self, "embedding", self._init, TABLE_AXES[self.role], (self.num, self.features)
         )
         if not self.trainable:
             table = jax.lax.stop_gradient(table)
@@ -228,7 +211,7 @@ class LayerNorm(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "*batch d"]) -> Float[Array, "*batch d"]:
-        scale, bias = _scale_and_bias(self, x, self.execution)
+        scale, bias = _scale_and_bias(self, x)
         wide = x.astype(jnp.float32)
         mean = jnp.mean(wide, axis=-1, keepdims=True)
         # Two passes: E[x²] - E[x]² cancels catastrophically beside an epsilon of 1e-12.
@@ -245,15 +228,13 @@ class NoNorm(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "*batch d"]) -> Float[Array, "*batch d"]:
-        scale, bias = _scale_and_bias(self, x, self.execution)
+        scale, bias = _scale_and_bias(self, x)
         return _constrain_hidden((x * scale + bias).astype(self.execution.dtype))
 
 
-def _scale_and_bias(module: nn.Module, x: Array, execution: Execution):
-    make = functools.partial(nn.with_logical_partitioning, names=(None,))
-    size, dtype = x.shape[-1:], execution.param_dtype
-    scale = module.param("scale", make(nn.initializers.ones), size, dtype)
-    bias = module.param("bias", make(nn.initializers.zeros), size, dtype)
+def _scale_and_bias(module: Any, x: Array) -> tuple[Array, Array]:
+    scale = weight(module, "scale", nn.initializers.ones, (None,), x.shape[-1:])
+    bias = bias_of(module, (None,), x.shape[-1])
     return _last_axis(scale, x).astype(jnp.float32), _last_axis(bias, x).astype(jnp.float32)
 
 
@@ -273,11 +254,12 @@ class RelativeScores(nn.Module):
     def __call__(
         self, query: Float[Array, "b h q e"], key: Float[Array, "b h k e"], first_query: Any
     ) -> Float[Array, "b h q k"]:
-        table = self.param(
+        table = weight(
+            self,
             "embedding",
-            nn.with_logical_partitioning(_normal(self.stddev), (None, "head_dim")),
+            _normal(self.stddev),
+            (None, "head_dim"),
             (2 * self.max_positions - 1, query.shape[-1]),
-            self.execution.param_dtype,
         )
         q_positions = first_query + jnp.arange(query.shape[2])
         distance = q_positions[:, None] - jnp.arange(key.shape[2])[None, :]
@@ -317,7 +299,7 @@ class Attention(nn.Module):
         key = project(name="key")(key_from)
         value = project(name="value")(value_from)
         if cache is not None:
-            at = (0, 0, context.cache_index, 0)
+            at: Any = (0, 0, context.cache_index, 0)
             key = jax.lax.dynamic_update_slice(cache["key"], key.astype(cache["key"].dtype), at)
             value = jax.lax.dynamic_update_slice(
                 cache["value"], value.astype(cache["value"].dtype), at
@@ -389,18 +371,10 @@ class GroupedDense(nn.Module):
     def __call__(self, x: Float[Array, "b l d"]) -> Float[Array, "b l f"]:
         b, length, d = x.shape
         axes = KERNEL_AXES[self.role]
-        kernel = self.param(
-            "kernel",
-            nn.with_logical_partitioning(_normal(self.stddev), (None, *axes)),
-            (self.groups, d // self.groups, self.features // self.groups),
-            self.execution.param_dtype,
+        kernel = kernel_of(
+            self, (None, *axes), self.groups, d // self.groups, self.features // self.groups
         )
-        bias = self.param(
-            "bias",
-            nn.with_logical_partitioning(nn.initializers.zeros, (_vector_axis(axes[-1]),)),
-            (self.features,),
-            self.execution.param_dtype,
-        )
+        bias = bias_of(self, (_vector_axis(axes[-1]),), self.features)
         dtype = self.execution.dtype
         grouped = x.astype(dtype).reshape(b, length, self.groups, d // self.groups)
         y = jnp.einsum(
@@ -419,26 +393,17 @@ class DepthwiseKernel(nn.Module):
 
     @nn.compact
     def __call__(self) -> Float[Array, "w d"]:
-        return self.param(
-            "kernel",
-            nn.with_logical_partitioning(_normal(self.stddev), KERNEL_AXES["depthwise"]),
-            (self.taps, self.features),
-            self.execution.param_dtype,
-        )
+        return kernel_of(self, KERNEL_AXES["depthwise"], self.taps, self.features)
 
 
-def vocab_bias(module: nn.Module, vocab_size: int, execution: Execution) -> Float[Array, "v"]:
-    """The bias of a language-model head, owned by `module` itself beside the tied table."""
-    init = nn.with_logical_partitioning(nn.initializers.zeros, ("vocab",))
-    return module.param("bias", init, (vocab_size,), execution.param_dtype)
+def vocab_bias(head: Any, vocab_size: int) -> Float[Array, "v"]:
+    """The bias of a language-model head, owned by the head itself beside the tied table."""
+    return bias_of(head, ("vocab",), vocab_size)
 
 
-def extra_table(
-    module: nn.Module, name: str, shape: tuple[int, int], stddev: float, execution: Execution
-) -> Float[Array, "d v"]:
+def vocab_table(head: Any, name: str, stddev: float, shape: tuple[int, int]) -> Float[Array, "d v"]:
     """A [d, v] matrix of a language-model head that is no lookup table."""
-    init = nn.with_logical_partitioning(_normal(stddev), KERNEL_AXES["vocab"])
-    return module.param(name, init, shape, execution.param_dtype)
+    return weight(head, name, _normal(stddev), KERNEL_AXES["vocab"], shape)
 
 
 def word_table(encoder: nn.Module) -> Float[Array, "v d"]:

@@ -14,6 +14,7 @@ from jbert.config import ConfigError, ModelConfig, read_config_json
 from jbert.execution import Execution
 from jbert.formats import open_weights
 from jbert.loaded import Bert, architecture_name, build_module, decoder_config, init_params
+from jbert.manifest import verify
 from jbert.models import REGISTRY, architecture, config_from_dict, presets
 from jbert.restore import from_saved, from_weights
 from jbert.save import read_info
@@ -106,10 +107,14 @@ def load(
     path, source = locate(name, revision, cache_dir, local_files_only)
     directory = path if path.is_dir() else path.parent
     info = read_info(directory) if path.is_dir() else None
-    stored_config = read_config(directory, path)
-    if info is not None and task is None:
-        task = info["task"]
+    if info is not None:
+        verify(directory, info["files"])
+        task = info["task"] if task is None else task
     task = None if task == ENCODER else task
+    stored_config = read_config(directory, path)
+    if num_labels == stored_config.num_labels and id2label is None:
+        # Nothing new: renewing the labels would forget their names.
+        del changes["num_labels"]
     config = stored_config.replace(**changes) if changes else stored_config
     module = build_module(decoder_config(config, task), task, execution)
     rules = EVERYTHING if rules is None else rules
@@ -129,11 +134,11 @@ def locate(
     revision: str | None = None,
     cache_dir: str | Path | None = None,
     local_files_only: bool = False,
-    want: str = "model",
+    want: hub.Want = "model",
 ) -> tuple[Path, str]:
-    """Where a model's files are on this machine, fetched from the hub if need be, and their origin."""
+    """Where a model's files are, fetched from the hub if need be, and where they come from."""
     path = Path(os.path.expanduser(name))
-    recover(path.absolute())
+    recover(path.resolve())
     if path.exists():
         return path.absolute(), str(path.absolute())
     if isinstance(name, Path) or str(name).startswith((".", "/", "~")):

@@ -8,17 +8,17 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax.traverse_util import flatten_dict
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh
 
 from jbert.config import ModelConfig
 from jbert.execution import Execution
 from jbert.heads import Output
 from jbert.inputs import check
 from jbert.models import architecture, model_class
-from jbert.models.base import Model, flatten_choices
-from jbert.sharding import EVERYTHING, Rules, activations_on, param_shardings, rules
+from jbert.models.base import PER_TOKEN, Model, flatten_choices
+from jbert.sharding import EVERYTHING, Rules, activations_on, batch_sharding, param_shardings
 from jbert.stack import stack_layers
+from jbert.trees import flatten
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -81,29 +81,26 @@ class Bert:
     def num_params(self) -> int:
         return sum(leaf.size for leaf in jax.tree.leaves(self.params))
 
+    def num_bytes(self) -> int:
+        return sum(leaf.nbytes for leaf in jax.tree.leaves(self.params))
+
     def _check(self, inputs: dict[str, Any]) -> None:
         if self.module.has_choices:
-            names = ("input_ids", "attention_mask", "token_type_ids", "position_ids",
-                     "inputs_embeds", "segment_ids")  # fmt: skip
-            flat, _ = flatten_choices({name: inputs.get(name) for name in names})
+            flat, _ = flatten_choices({name: inputs.get(name) for name in PER_TOKEN})
             inputs = {**inputs, **flat}
         check(self.config, **inputs)
 
     def _placed(self, inputs: dict[str, Any]) -> dict[str, Any]:
+        """The inputs on the mesh: rows over the axes that carry examples, the rest everywhere."""
         if self.mesh is None:
             return inputs
-        axes = rules(self.rules).get("batch")
-        ways = 1
-        for axis in (axes,) if isinstance(axes, str) else (axes or ()):
-            ways *= self.mesh.shape[axis]
+        mesh = self.mesh
 
-        def put(x):
-            rows = np.ndim(x) > 0 and np.shape(x)[0] % ways == 0
-            return jax.device_put(
-                x, NamedSharding(self.mesh, PartitionSpec(axes if rows else None))
-            )  # pyright: ignore
+        def put(name: str, value: Any) -> Any:
+            rows = np.shape(value)[0] if name in PER_TOKEN else 1
+            return jax.device_put(value, batch_sharding(mesh, self.rules, rows))
 
-        return {name: jax.tree.map(put, value) for name, value in inputs.items()}
+        return {name: put(name, value) for name, value in inputs.items()}
 
 
 @functools.partial(
@@ -151,7 +148,7 @@ def unrolled(module: Model) -> Model:
 
 def abstract_params(module: Model, boxed: bool = False) -> Any:
     """The parameters' shapes at no cost; boxed, with the names of their axes."""
-    init = functools.partial(module.init, jax.random.key(0))
+    init: Any = functools.partial(module.init, jax.random.key(0))
     abstract = jax.eval_shape(init, **dummy_inputs(module))["params"]
     return abstract if boxed else nn.meta.unbox(abstract)
 
@@ -168,14 +165,15 @@ def init_params(
     Layers are drawn one by one whether they are scanned or not, so that a seed means one model.
     `only` restricts the result to some paths, and makes it flat.
     """
-    dummy = {name: jnp.ones(x.shape, x.dtype) for name, x in dummy_inputs(module).items()}
+    dummy: Any = {name: jnp.ones(x.shape, x.dtype) for name, x in dummy_inputs(module).items()}
 
     def pick(params):
-        flat = flatten_dict(params, sep="/")
+        flat = flatten(params)
         return params if only is None else {path: flat[path] for path in only}
 
     def init(key):
-        params = nn.meta.unbox(unrolled(module).init(key, **dummy)["params"])
+        variables: Any = unrolled(module).init(key, **dummy)
+        params = nn.meta.unbox(variables["params"])
         return pick(stack_layers(params) if module.execution.scan_layers else params)
 
     shardings = None

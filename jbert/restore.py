@@ -3,13 +3,13 @@
 import logging
 import re
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import flax.linen as nn
 import jax
 import numpy as np
-from flax.traverse_util import flatten_dict, unflatten_dict
 from jax.sharding import Mesh, Sharding, SingleDeviceSharding
 from tqdm import tqdm
 
@@ -18,14 +18,14 @@ from jbert.config import ModelConfig
 from jbert.convert import TABLES, ConversionError
 from jbert.convert.dialects import in_pytorch_words
 from jbert.convert.rules import NameTable
-from jbert.convert.weights import is_encoder, match
+from jbert.convert.weights import Matched, is_encoder, match
 from jbert.formats import Tensor, open_weights
 from jbert.loaded import abstract_params, build_module, init_params, unrolled
-from jbert.manifest import verify
 from jbert.models.base import Model
 from jbert.save import PARAMS
 from jbert.sharding import Rules, param_shardings
 from jbert.stack import SCANNED
+from jbert.trees import flatten, unflatten
 
 logger = logging.getLogger("jbert")
 
@@ -46,34 +46,37 @@ def from_weights(
     asked for other labels, instead of refused.
     """
     table = TABLES[module.config.model_type]
-    shapes = flatten_dict(abstract_params(unrolled(module)), sep="/")
+    target = flatten(_target(unrolled(module), mesh, rules))
     with open_weights(path) as weights:
         tensors = in_pytorch_words(weights, module.config.model_type)
         found = match(
             {name: tensor.shape for name, tensor in tensors.items()},
-            table, task, shapes, str(path), new_head,
+            table, task, target, str(path), new_head,
         )  # fmt: skip
         if found.unused:
             logger.info("%s: not used for task %s: %s", path, task, ", ".join(found.unused))
-        _check_tied(tensors, found.unused, table, path)
-        readers: dict[str, Callable[[], np.ndarray]] = {
-            parameter: _reader(tensors[name], rule.transform, shapes[parameter].shape)
-            for parameter, (rule, name) in found.sources.items()
-        }
-        return _assemble(readers, found.absent, module, mesh, rules, seed, str(path))
+        _check_tied(tensors, found.unused, table, task, path)
+        kept = _read(found, tensors, target, str(path))
+    return _with_new(kept, found.absent, module, mesh, rules, seed, str(path))
 
 
 def from_saved(
     directory: Path, info: Mapping[str, Any], stored_config: ModelConfig, module: Model,
     task: str | None, mesh: Mesh | None, rules: str | Rules, seed: int, new_head: bool = False,
 ) -> Any:  # fmt: skip
-    """Parameters from a directory that `jbert.save` wrote, after checking every byte of it."""
-    verify(directory, info["files"])
+    """Parameters from a directory that `jbert.save` wrote, its files verified."""
     stored = build_module(stored_config, info["task"], unrolled(module).execution)
     restored = restore_params(directory / PARAMS, _target(stored, mesh, rules))
-    flat = _rerooted(flatten_dict(restored, sep="/"), info["task"], task)
-    shapes = flatten_dict(abstract_params(unrolled(module)), sep="/")
-    kept, absent, problems = {}, [], []
+    flat = rerooted(flatten(restored), info["task"], task)
+    shapes = flatten(abstract_params(unrolled(module)))
+    # Heads of different tasks share names: a classifier of texts, and one of choices.
+    new_head = new_head or info["task"] != task
+    kept, absent = {}, []
+    problems = [
+        f"{path}: expected no such weight, found {leaf.shape}"
+        for path, leaf in flat.items()
+        if path not in shapes and is_encoder(path, task)
+    ]
     for path, leaf in shapes.items():
         if path in flat and flat[path].shape == leaf.shape:
             kept[path] = flat[path]
@@ -84,23 +87,30 @@ def from_saved(
             problems.append(f"{path}: expected {leaf.shape}, found {found}")
     if problems:
         raise ConversionError(f"{directory} does not fit the model:\n  " + "\n  ".join(problems))
+    if module.execution.param_dtype == "float16":
+        # Orbax casts without a word.
+        shards = {path: leaf.addressable_shards for path, leaf in kept.items()}
+        counts = {p: sum(_not_finite(np.asarray(s.data)) for s in a) for p, a in shards.items()}
+        _refuse_not_finite(counts, str(directory))
     return _with_new(kept, absent, module, mesh, rules, seed, str(directory))
 
 
 def _target(module: Model, mesh: Mesh | None, rules: str | Rules) -> Any:
-    abstract = abstract_params(module, boxed=True)
+    """The parameters' shapes and dtypes, and where they will lie."""
+    boxed = abstract_params(module, boxed=True)
+    abstract = nn.meta.unbox(boxed)
     if mesh is None:
         here = SingleDeviceSharding(jax.devices()[0])
-        shardings = jax.tree.map(lambda _: here, abstract_params(module))
+        shardings = jax.tree.map(lambda _: here, abstract)
     else:
-        shardings = param_shardings(abstract, mesh, rules)
+        shardings = param_shardings(boxed, mesh, rules)
     return jax.tree.map(
         lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
-        abstract_params(module), shardings,
+        abstract, shardings,
     )  # fmt: skip
 
 
-def _rerooted(flat: Flat, stored_task: str | None, task: str | None) -> Flat:
+def rerooted(flat: Flat, stored_task: str | None, task: str | None) -> Flat:
     """Paths as a model of another task has them: its encoder below `encoder/`, or at the root."""
     if (stored_task is None) == (task is None):
         return flat
@@ -112,31 +122,38 @@ def _rerooted(flat: Flat, stored_task: str | None, task: str | None) -> Flat:
 # -- reading --------------------------------------------------------------------------------
 
 
-def _reader(tensor: Tensor, transform, shape) -> Callable[[], np.ndarray]:
-    return lambda: transform.to_jbert(tensor.read(), shape)
-
-
-def _assemble(
-    readers: Mapping[str, Callable[[], np.ndarray]], absent: list[str], module: Model,
-    mesh: Mesh | None, rules: str | Rules, seed: int, source: str,
-) -> Any:  # fmt: skip
+def _read(found: Matched, tensors: Mapping[str, Tensor], target: Flat, source: str) -> Flat:
     """Read, cast and place one parameter after the other; only one is ever held twice."""
-    target = flatten_dict(_target(unrolled(module), mesh, rules), sep="/")
-    kept, broken = {}, []
+    kept, not_finite = {}, {}
     # Only on a terminal, and only when it takes longer than a blink.
-    for path in tqdm(readers, desc="loading", unit="array", delay=1.0, disable=None, leave=False):
-        values = _cast(readers[path](), target[path].dtype, path)
-        bad = values.size - int(np.isfinite(values.astype(np.float32, copy=False)).sum())
-        if bad:
-            broken.append(f"{path}: {bad} of {values.size}")
-        kept[path] = _place(values, target[path].sharding)
-    if broken:
+    progress = tqdm(found.sources.items(), "loading", unit=" arrays", delay=1.0, disable=None,
+                    leave=False)  # fmt: skip
+    for path, (rule, name) in progress:
+        leaf = target[path]
+        values = _cast(rule.transform.to_jbert(tensors[name].read(), leaf.shape), leaf.dtype, path)
+        not_finite[path] = _not_finite(values)
+        kept[path] = _place(values, leaf.sharding)
+    _refuse_not_finite(not_finite, source)
+    return kept
+
+
+def _not_finite(values: np.ndarray) -> int:
+    """How many values are NaN or infinite."""
+    values = values.astype(np.float32, copy=False)
+    # The extremes tell without an array as long as the values; they too are NaN if any is.
+    if values.size == 0 or (np.isfinite(values.min()) and np.isfinite(values.max())):
+        return 0
+    return values.size - int(np.isfinite(values).sum())
+
+
+def _refuse_not_finite(counts: Mapping[str, int], source: str) -> None:
+    lines = [f"  {path}: {count} of its values" for path, count in counts.items() if count]
+    if lines:
         raise ConversionError(
-            f"{source}: weights that are not finite (NaN, or beyond {target[path].dtype}):\n  "
-            + "\n  ".join(broken)
-            + "\nThe file is broken, or needs param_dtype='float32'"
+            f"{source}: weights that are NaN or infinite, or beyond the range of float16 if that "
+            "is the param_dtype:\n" + "\n".join(lines) + "\nThe file is broken, or needs "
+            "param_dtype='float32'"
         )
-    return _with_new(kept, absent, module, mesh, rules, seed, source)
 
 
 def _cast(values: np.ndarray, dtype, path: str) -> np.ndarray:
@@ -169,7 +186,7 @@ def _with_new(
             stacklevel=4,
         )
         kept |= init_params(unrolled(module), seed, mesh, rules, only=tuple(absent))
-    params = unflatten_dict(kept, sep="/")
+    params = unflatten(kept)
     if not module.execution.scan_layers:
         return params
     return _stacked(kept, module, mesh, rules)
@@ -177,34 +194,46 @@ def _with_new(
 
 def _stacked(flat: Flat, module: Model, mesh: Mesh | None, rules: str | Rules) -> Any:
     """The tree of a scanned model, made leaf by leaf so that little is held twice."""
-    target = flatten_dict(_target(module, mesh, rules), sep="/")
+    target = flatten(_target(module, mesh, rules))
     result = {}
     for path, leaf in target.items():
         if f"{SCANNED}/" not in path:
             result[path] = flat[path]
             continue
         names = [path.replace(f"{SCANNED}/", f"layer_{i}/", 1) for i in range(leaf.shape[0])]
-        stack = jax.jit(lambda *x: jax.numpy.stack(x), out_shardings=leaf.sharding)
+        stack = jax.jit(_stack, out_shardings=leaf.sharding)
         result[path] = stack(*(flat.pop(name) for name in names))
-    return unflatten_dict(result, sep="/")
+    return unflatten(result)
 
 
-_TIED = re.compile(r"(.*\.)?(cls\.predictions\.decoder|vocab_projector|generator_lm_head)\.weight")
+def _stack(*layers: jax.Array) -> jax.Array:
+    return jax.numpy.stack(layers)
+
+
+_TIED = re.compile(
+    r"(.*\.)?(?P<name>(cls\.predictions\.decoder|vocab_projector|generator_lm_head)\.weight)"
+)
 
 
 def _check_tied(
-    tensors: Mapping[str, Tensor], unused: list[str], table: NameTable, path: Path
+    tensors: Mapping[str, Tensor], unused: list[str], table: NameTable, task: str | None, path: Path
 ) -> None:
     """Warn when a file's output table is not the token table that the model will use instead."""
-    decoders = [name for name in unused if _TIED.fullmatch(name)]
+    of_task = {rule.hf for rule in table.heads.get(task or "", ())}
+    decoders = [name for name in unused if (m := _TIED.fullmatch(name)) and m["name"] in of_task]
     words = [name for name in tensors if re.fullmatch(r"(.*\.)?word_embeddings\.weight", name)]
     if not decoders or not words or tensors[decoders[0]].storage == tensors[words[0]].storage:
         return
-    ours, theirs = tensors[words[0]], tensors[decoders[0]]
-    if ours.shape == theirs.shape and np.array_equal(ours.read(), theirs.read()):
-        return
+    ours, theirs = tensors[words[0]].read(), tensors[decoders[0]].read()
+    if ours.shape == theirs.shape:
+        gap = np.abs(np.subtract(ours, theirs, dtype=np.float32)).max()
+        if gap == 0:
+            return
+        by = f"by up to {gap:.3g}"
+    else:
+        by = f"in shape: {theirs.shape}, not {ours.shape}"
     warnings.warn(
-        f"{path}: {decoders[0]} differs from {words[0]}, to which the configuration ties it; "
+        f"{path}: {decoders[0]} differs from {words[0]} {by}, though the configuration ties them; "
         "the token table is used. To keep both pass tie_word_embeddings=False",
-        stacklevel=5,
+        stacklevel=4,
     )

@@ -23,7 +23,7 @@ def save(bert: Bert, directory: str | Path, *, force: bool = False) -> None:
     holds anything else is refused unless `force` says to replace it.
     """
     directory = output_directory(directory, force)
-    with replacing(directory) as staging:
+    with replacing(directory, bert.num_bytes()) as staging:
         save_params(staging / PARAMS, unstack_layers(bert.params))
         write_config(bert, staging)
         if bert.tokenizer is not None:
@@ -48,7 +48,7 @@ def write_config(bert: Bert, directory: Path, **entries: Any) -> None:
 
 def output_directory(directory: str | Path, force: bool) -> Path:
     """The absolute path of a directory that may be written: new, empty, or a saved model."""
-    directory = Path(directory).expanduser().absolute()
+    directory = Path(directory).expanduser().resolve()
     if directory.exists() and not directory.is_dir():
         raise NotADirectoryError(f"{directory} is a file; expected a directory to write a model to")
     foreign = directory.is_dir() and any(directory.iterdir()) and not (directory / INFO).is_file()
@@ -67,13 +67,17 @@ def read_info(directory: Path) -> dict[str, Any] | None:
         return None
     try:
         info = json.loads(path.read_text(encoding="utf-8"))
-        known = info["format"] <= FORMAT and isinstance(info["files"], dict)
+        newer = info["format"] > FORMAT
+        if not newer and not (
+            isinstance(info["files"], dict) and isinstance(info["task"], str | None)
+        ):
+            raise TypeError("another kind of task or files")
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(
             f"{path}: expected the description of a saved model, found {error!r}; "
             "the directory is damaged, use another copy"
         ) from error
-    if not known:
+    if newer:
         raise ValueError(
             f"{path}: format {info['format']} is newer than this jbert ({__version__}) reads; "
             "upgrade with: pip install --upgrade jbert"

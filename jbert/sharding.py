@@ -94,9 +94,16 @@ def param_shardings(abstract: Any, mesh: Mesh, preset: str | Rules = EVERYTHING)
     return jax.tree_util.tree_map_with_path(place, abstract, is_leaf=boxed)
 
 
-def batch_sharding(mesh: Mesh, preset: str | Rules = EVERYTHING) -> NamedSharding:
-    """Where a batch lies: its first dimension over the axes that carry examples."""
-    return NamedSharding(mesh, PartitionSpec(_present(rules(preset).get("batch"), mesh)))
+def batch_sharding(
+    mesh: Mesh, preset: str | Rules = EVERYTHING, rows: int | None = None
+) -> NamedSharding:
+    """Where a batch lies: its first dimension over the axes that carry examples.
+
+    A batch of so many `rows` that they do not divide is replicated.
+    """
+    axes = _present(rules(preset).get("batch"), mesh)
+    ways = math.prod(mesh.shape[name] for name in _as_tuple(axes))
+    return NamedSharding(mesh, PartitionSpec(axes if rows is None or rows % ways == 0 else None))
 
 
 # -- activations ----------------------------------------------------------------------------

@@ -41,7 +41,7 @@ def run_layers(
             body,
             variable_axes={"params": 0},
             split_rngs={"params": True, "dropout": True},
-            in_axes=(nn.broadcast, 0, 0),
+            in_axes=(nn.broadcast, 0, 0),  # pyright: ignore[reportArgumentType]
             length=num_layers,
             metadata_params={nn.PARTITION_NAME: "layers"},
         )

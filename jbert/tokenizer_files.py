@@ -81,7 +81,6 @@ def read_backend(
                 f"{path}: its normalizer is {normalizer.get('type')}, which {', '.join(wrong)} "
                 "cannot change; build from the vocab.txt"
             )
-        config = {name: value for name, value in config.items() if name not in rules}
         found["do_basic_tokenize"] = bool(normalizer)
     config = {key: value for key, value in config.items() if key != "do_basic_tokenize"}
     config.pop("wordpieces_prefix", None)

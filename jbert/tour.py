@@ -1,6 +1,7 @@
 """What `jbert tour` does: each architecture, small and random, once."""
 
 import time
+from typing import Any
 
 import jax
 import numpy as np
@@ -32,12 +33,12 @@ def tour() -> None:
     print(f"jax {jax.__version__} on {len(jax.devices())} device(s): {kinds}\n")
     tokenizer = Tokenizer.train(TEXTS, vocab_size=200)
     print(f"{'architecture':<12}{'parameters':>12}{'logits':>18}{'first call':>12}{'next':>10}")
-    for name, sizes in REGISTRY.items():
-        config = sizes.config_class(
-            vocab_size=len(tokenizer), pad_token_id=tokenizer.pad_token_id, **SIZES[name]
+    for name in REGISTRY:
+        sizes = {"vocab_size": len(tokenizer), "pad_token_id": tokenizer.pad_token_id}
+        bert = from_config(
+            {"model_type": name, **sizes, **SIZES[name]}, task="masked_lm", tokenizer=tokenizer
         )
-        bert = from_config(config, task="masked_lm", tokenizer=tokenizer)
-        inputs = dict(tokenizer(TEXTS))
+        inputs: dict[str, Any] = tokenizer(TEXTS)
         if name == "distilbert":
             inputs.pop("token_type_ids")
         seconds = []

@@ -73,8 +73,12 @@ def match(
     unexpected, unused = [], []
     for stored, name in canonical_names(list(shapes)).items():
         name = _with_prefix(name, table, task)
-        if name in by_name or name in copies:
-            found.setdefault(copies.get(name, name), []).append(stored)
+        if name in by_name:
+            found.setdefault(name, []).append(stored)
+        elif name in copies:
+            # Where the two differ the copy is the one in use: transformers 5 ties an output bias
+            # to its copy only together with the word embeddings, and reads the copy.
+            found.setdefault(copies[name], []).insert(0, stored)
         elif _known_elsewhere(name, table):
             unused.append(stored)
         else:
@@ -139,20 +143,21 @@ def _known_elsewhere(name: str, table: NameTable) -> bool:
     bare = name.removeprefix(table.prefix + ".")
     if any(rule.hf == bare for rule in table.pooler):
         return True
-    return any(
-        name in (rule.hf, *rule.copies) for rules in table.heads.values() for rule in rules
-    )
+    return any(name in (rule.hf, *rule.copies) for rules in table.heads.values() for rule in rules)
 
 
 def _copies_of_each_other(stored: list[str], rule: Rule) -> bool:
-    return bool(rule.copies) and len(stored) <= 1 + len(rule.copies) and len(
-        {name.rpartition(".")[0] for name in stored}
-    ) == len(stored)
+    return (
+        bool(rule.copies)
+        and len(stored) <= 1 + len(rule.copies)
+        and len({name.rpartition(".")[0] for name in stored}) == len(stored)
+    )
 
 
 def export(params: Mapping[str, Any], table: NameTable, task: str | None) -> dict[str, np.ndarray]:
-    """Parameters, flat by path, as Hugging Face's names and layouts."""
+    """Parameters, flat by path, as Hugging Face's names and layouts, copies included."""
     return {
-        rule.hf: np.ascontiguousarray(rule.transform.to_hf(np.asarray(params[rule.path])))
+        name: np.ascontiguousarray(rule.transform.to_hf(np.asarray(params[rule.path])))
         for rule in table.rules(task, params)
+        for name in (rule.hf, *rule.copies)
     }

@@ -11,6 +11,11 @@ from jbert.heads import Output
 from jbert.inputs import Inputs, prepare
 from jbert.layers import Embed
 
+# The arguments that have one entry a token, and in multiple choice a dimension for the choices.
+PER_TOKEN = (
+    "input_ids", "attention_mask", "token_type_ids", "position_ids", "inputs_embeds", "segment_ids",
+)  # fmt: skip
+
 
 class Model(nn.Module):
     """A module with Hugging Face's call arguments; subclasses say what they compute in `forward`.
@@ -70,7 +75,7 @@ class Model(nn.Module):
         )
         output = self.forward(inputs)
         if choices is not None:
-            output = output.replace(logits=output.logits.reshape(-1, choices))
+            output = output.headed(logits=output.logits.reshape(-1, choices))
         return output
 
     def forward(self, inputs: Inputs) -> Output:

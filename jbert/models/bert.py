@@ -45,7 +45,6 @@ class BertConfig(ModelConfig):
     )  # fmt: skip
     flags: ClassVar[tuple[str, ...]] = ("use_cache", "is_decoder", "add_cross_attention")
 
-    vocab_size: int = 30522
     hidden_size: int = 768
     num_hidden_layers: int = 12
     num_attention_heads: int = 12
@@ -53,11 +52,8 @@ class BertConfig(ModelConfig):
     hidden_act: ActivationField = "gelu"
     hidden_dropout_prob: float = 0.1
     attention_probs_dropout_prob: float = 0.1
-    max_position_embeddings: int = 512
     type_vocab_size: int = 2
-    initializer_range: float = 0.02
     layer_norm_eps: float = 1e-12
-    pad_token_id: int | None = 0
     position_embedding_type: str = "absolute"
     use_cache: bool = True
     classifier_dropout: float | None = None

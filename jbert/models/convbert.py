@@ -53,7 +53,6 @@ class ConvBertConfig(ModelConfig):
     )  # fmt: skip
     flags: ClassVar[tuple[str, ...]] = ("summary_use_proj", "summary_proj_to_labels")
 
-    vocab_size: int = 30522
     hidden_size: int = 768
     num_hidden_layers: int = 12
     num_attention_heads: int = 12
@@ -61,9 +60,7 @@ class ConvBertConfig(ModelConfig):
     hidden_act: ActivationField = "gelu"
     hidden_dropout_prob: float = 0.1
     attention_probs_dropout_prob: float = 0.1
-    max_position_embeddings: int = 512
     type_vocab_size: int = 2
-    initializer_range: float = 0.02
     layer_norm_eps: float = 1e-12
     pad_token_id: int | None = 1
     bos_token_id: int | None = 0

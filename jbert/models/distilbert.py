@@ -51,8 +51,6 @@ class DistilBertConfig(ModelConfig):
     flags: ClassVar[tuple[str, ...]] = ("sinusoidal_pos_embds",)
     activations: ClassVar[tuple[str, ...]] = ("activation",)
 
-    vocab_size: int = 30522
-    max_position_embeddings: int = 512
     sinusoidal_pos_embds: bool = False
     n_layers: int = 6
     n_heads: int = 12
@@ -61,10 +59,8 @@ class DistilBertConfig(ModelConfig):
     dropout: float = 0.1
     attention_dropout: float = 0.1
     activation: ActivationField = "gelu"
-    initializer_range: float = 0.02
     qa_dropout: float = 0.1
     seq_classif_dropout: float = 0.2
-    pad_token_id: int | None = 0
 
     def relation_problems(self) -> list[str]:
         return divides("dim", "n_heads", self)

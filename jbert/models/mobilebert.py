@@ -27,8 +27,8 @@ from jbert.layers import (
     NoNorm,
     add_bias,
     dot,
-    extra_table,
     vocab_bias,
+    vocab_table,
     word_table,
 )
 from jbert.models import tasks
@@ -58,7 +58,6 @@ class MobileBertConfig(ModelConfig):
         "key_query_shared_bottleneck", "classifier_activation",
     )  # fmt: skip
 
-    vocab_size: int = 30522
     hidden_size: int = 512
     num_hidden_layers: int = 24
     num_attention_heads: int = 4
@@ -66,11 +65,8 @@ class MobileBertConfig(ModelConfig):
     hidden_act: ActivationField = "relu"
     hidden_dropout_prob: float = 0.0
     attention_probs_dropout_prob: float = 0.1
-    max_position_embeddings: int = 512
     type_vocab_size: int = 2
-    initializer_range: float = 0.02
     layer_norm_eps: float = 1e-12
-    pad_token_id: int | None = 0
     embedding_size: int = 128
     trigram_input: bool = True
     use_bottleneck: bool = True
@@ -124,8 +120,11 @@ class MobileBertConfig(ModelConfig):
         return self.hidden_dropout_prob if chosen is None else chosen
 
 
+# The published file has no pooler weights: its pooled output is the bare first token.
 PRESETS: dict[str, Preset] = {
-    "mobilebert-uncased": Preset(MobileBertConfig(), "google/mobilebert-uncased"),
+    "mobilebert-uncased": Preset(
+        MobileBertConfig(classifier_activation=False), "google/mobilebert-uncased"
+    ),
 }
 
 
@@ -279,12 +278,12 @@ class MobileBertLMHead(nn.Module):
         split, rest = c.embedding_size, c.hidden_size - c.embedding_size
         kernel = words.T
         if not c.tie_word_embeddings:
-            kernel = extra_table(self, "decoder", (split, c.vocab_size), std, run)
+            kernel = vocab_table(self, "decoder", std, (split, c.vocab_size))
         logits = dot(x[..., :split], kernel, run.dtype)
         if rest:
-            extra = extra_table(self, "extra", (rest, c.vocab_size), std, run)
+            extra = vocab_table(self, "extra", std, (rest, c.vocab_size))
             logits = logits + dot(x[..., split:], extra, run.dtype)
-        return add_bias(logits, vocab_bias(self, c.vocab_size, run))
+        return add_bias(logits, vocab_bias(self, c.vocab_size))
 
 
 class _MobileBertTask(Model):
