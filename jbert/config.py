@@ -180,8 +180,7 @@ class ModelConfig:
             value = getattr(self, name)
             if value is None and name == "classifier_dropout":
                 continue
-            number = isinstance(value, int | float) and not isinstance(value, bool)
-            if not (number and 0.0 <= value < 1.0):
+            if not _is_number(value, below=1.0):
                 problems.append(f"{name} is {value!r}; expected a number in [0, 1)")
         shared = ("tie_word_embeddings", "output_hidden_states", "output_attentions")
         for name in (*self.flags, *shared):
@@ -193,8 +192,7 @@ class ModelConfig:
                 problems.append(f"{name} is {value!r}; expected one of {sorted(ACTIVATIONS)}")
         for name in ("initializer_range", "layer_norm_eps"):
             value = getattr(self, name, 0.0)
-            number = isinstance(value, int | float) and not isinstance(value, bool)
-            if not (number and 0.0 <= value < 10.0):
+            if not _is_number(value, below=10.0):
                 problems.append(f"{name} is {value!r}; expected a small number, not negative")
         pad, vocab = self.pad_token_id, self.vocab_size
         if pad is not None and not (_is_int(pad) and _is_int(vocab) and 0 <= pad < vocab):
@@ -257,6 +255,10 @@ def read_config_json(path: str | Path) -> dict[str, Any]:
 
 def _is_int(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_number(value: Any, below: float) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0.0 <= value < below
 
 
 def _label_id(key: Any) -> Any:

@@ -7,9 +7,26 @@ Each takes a `gate` (b, l, w): whether a tap may be read, so that packed sequenc
 
 import functools
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
+
+from jbert.execution import Execution
+from jbert.layers import KERNEL_AXES, kernel_of
+
+
+class DepthwiseKernel(nn.Module):
+    """The weights of a convolution with one kernel a channel: [w, d]."""
+
+    taps: int
+    features: int
+    stddev: float
+    execution: Execution
+
+    @nn.compact
+    def __call__(self) -> Float[Array, "w d"]:
+        return kernel_of(self, KERNEL_AXES["depthwise"], self.taps, self.features)
 
 
 def tap_gate(segment_ids: Int[Array, "b l"] | None, taps: int) -> Bool[Array, "b l w"] | None:

@@ -383,19 +383,6 @@ class GroupedDense(nn.Module):
         return add_bias(y.reshape(b, length, self.features), bias)
 
 
-class DepthwiseKernel(nn.Module):
-    """The weights of a convolution with one kernel a channel: [w, d]."""
-
-    taps: int
-    features: int
-    stddev: float
-    execution: Execution
-
-    @nn.compact
-    def __call__(self) -> Float[Array, "w d"]:
-        return kernel_of(self, KERNEL_AXES["depthwise"], self.taps, self.features)
-
-
 def vocab_bias(head: Any, vocab_size: int) -> Float[Array, "v"]:
     """The bias of a language-model head, owned by the head itself beside the tied table."""
     return bias_of(head, ("vocab",), vocab_size)

@@ -14,14 +14,13 @@ import jax.numpy as jnp
 from jbert.activations import ACTIVATIONS, ActivationField, activation
 from jbert.attention import attend
 from jbert.config import ModelConfig, divides
-from jbert.convolution import depthwise, dynamic, tap_gate
+from jbert.convolution import DepthwiseKernel, depthwise, dynamic, tap_gate
 from jbert.execution import Execution
 from jbert.heads import MaskedLMHead, Output
 from jbert.inputs import Inputs
 from jbert.layers import (
     Context,
     Dense,
-    DepthwiseKernel,
     Embed,
     FeedForward,
     HeadsIn,
