@@ -103,17 +103,13 @@ def _sized(layers: int, hidden: int, vocab_size: int = 30522) -> BertConfig:
 PRESETS: dict[str, Preset] = {
     "bert-base-uncased": Preset(_sized(12, 768), "google-bert/bert-base-uncased"),
     "bert-large-uncased": Preset(_sized(24, 1024), "google-bert/bert-large-uncased"),
-    "bert-base-cased": Preset(
-        _sized(12, 768, 28996), "google-bert/bert-base-cased", lowercase=False
-    ),
-    "bert-large-cased": Preset(
-        _sized(24, 1024, 28996), "google-bert/bert-large-cased", lowercase=False
-    ),
+    "bert-base-cased": Preset(_sized(12, 768, 28996), "google-bert/bert-base-cased"),
+    "bert-large-cased": Preset(_sized(24, 1024, 28996), "google-bert/bert-large-cased"),
     "bert-base-multilingual-uncased": Preset(
         _sized(12, 768, 105879), "google-bert/bert-base-multilingual-uncased"
     ),
     "bert-base-multilingual-cased": Preset(
-        _sized(12, 768, 119547), "google-bert/bert-base-multilingual-cased", lowercase=False
+        _sized(12, 768, 119547), "google-bert/bert-base-multilingual-cased"
     ),
     "bert-base-chinese": Preset(_sized(12, 768, 21128), "google-bert/bert-base-chinese"),
     "bert-tiny": Preset(_sized(2, 128), "google/bert_uncased_L-2_H-128_A-2"),

@@ -106,12 +106,11 @@ class DistilBertConfig(ModelConfig):
 PRESETS: dict[str, Preset] = {
     "distilbert-base-uncased": Preset(DistilBertConfig(), "distilbert/distilbert-base-uncased"),
     "distilbert-base-cased": Preset(
-        DistilBertConfig(vocab_size=28996), "distilbert/distilbert-base-cased", lowercase=False
+        DistilBertConfig(vocab_size=28996), "distilbert/distilbert-base-cased"
     ),
     "distilbert-base-multilingual-cased": Preset(
         DistilBertConfig(vocab_size=119547),
         "distilbert/distilbert-base-multilingual-cased",
-        lowercase=False,
     ),
 }
 

@@ -12,10 +12,8 @@ class Preset:
     config:    the architecture as published.
     hub_id:    its repository on the Hugging Face hub.
     revision:  a branch, tag or commit to read from, when that is not `main`.
-    lowercase: whether its tokenizer lower-cases.
     """
 
     config: ModelConfig
     hub_id: str
     revision: str | None = None
-    lowercase: bool = True
