@@ -8,8 +8,9 @@ from jbert.convert.dialects import in_pytorch_words
 from jbert.convert.weights import match
 from jbert.execution import Execution
 from jbert.formats import open_weights
-from jbert.load import default_task, locate, read_config
+from jbert.load import default_task, read_config
 from jbert.loaded import abstract_params, build_module, decoder_config
+from jbert.locate import locate
 from jbert.restore import rerooted
 from jbert.save import read_info
 from jbert.trees import flatten

@@ -1,21 +1,19 @@
 """`from_config` and `load`: a model from a configuration, or from files."""
 
 import logging
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from jax.sharding import Mesh
 
-from jbert import hub
-from jbert.atomic import recover
 from jbert.config import ConfigError, ModelConfig, read_config_json
 from jbert.execution import Execution
 from jbert.formats import open_weights
 from jbert.loaded import Bert, architecture_name, build_module, decoder_config, init_params
+from jbert.locate import locate
 from jbert.manifest import verify
-from jbert.models import REGISTRY, architecture, config_from_dict, presets
+from jbert.models import REGISTRY, architecture, config_from_dict
 from jbert.restore import from_saved, from_weights
 from jbert.save import read_info
 from jbert.sharding import EVERYTHING, Rules
@@ -127,29 +125,6 @@ def load(
         )
     tokenizer = read_tokenizer(directory, module.config)
     return Bert(module.config, module, params, tokenizer, task, mesh, rules, source)
-
-
-def locate(
-    name: str | Path,
-    revision: str | None = None,
-    cache_dir: str | Path | None = None,
-    local_files_only: bool = False,
-    want: hub.Want = "model",
-) -> tuple[Path, str]:
-    """Where a model's files are, fetched from the hub if need be, and where they come from."""
-    path = Path(os.path.expanduser(name))
-    recover(path.resolve())
-    if path.exists():
-        return path.absolute(), str(path.absolute())
-    if isinstance(name, Path) or str(name).startswith((".", "/", "~")):
-        raise FileNotFoundError(f"{path.absolute()}: expected a model's directory, found nothing")
-    known = {alias: (preset.hub_id, preset.revision) for alias, preset in presets().items()}
-    repo, pinned = hub.resolve(str(name), known)
-    found = hub.fetch(
-        repo, revision=revision or pinned, cache_dir=cache_dir,
-        local_files_only=local_files_only, want=want,
-    )  # fmt: skip
-    return found, f"{repo}@{found.name}"
 
 
 def default_task(name: str | Path, revision: str | None = None) -> str | None:

@@ -71,7 +71,7 @@ class Tokenizer:
         local_files_only: bool = False,
         **options: Any,
     ) -> "Tokenizer":
-        """Reads a directory or a hub repository; `options` win over what its files say.
+        """Reads a directory, a short name or a hub id; `options` win over what the files say.
 
         tokenizer.json is read before vocab.txt, and what tokenizer_config.json spells out wins over
         both. Without a stated limit `model_max_length` is config.json's `max_position_embeddings`.
@@ -80,15 +80,10 @@ class Tokenizer:
         if directory.is_file():
             raise ValueError(f"{name} is a file: use Tokenizer.from_vocab or Tokenizer.from_file")
         if not directory.is_dir():
-            from jbert.hub import fetch
+            # Here, because the table of short names brings the models with it.
+            from jbert.locate import locate
 
-            directory = fetch(
-                str(name),
-                revision=revision,
-                cache_dir=cache_dir,
-                local_files_only=local_files_only,
-                want="tokenizer",
-            )
+            directory, _ = locate(str(name), revision, cache_dir, local_files_only, "tokenizer")
         return cls(*read_directory(directory, options))
 
     @classmethod

@@ -11,7 +11,7 @@ from jbert.formats.safetensors import open_safetensors as _open_safetensors
 from jbert.formats.sniff import find_weights as _find_weights
 from jbert.formats.sniff import kind_of as _kind_of
 from jbert.formats.tf_checkpoint import open_tf as _open_tf
-from jbert.formats.tf_checkpoint import table_of as _table_of
+from jbert.formats.tf_checkpoint import table_of as table_of
 from jbert.formats.torch_bin import open_torch as _open_torch
 from jbert.formats.weights import Tensor as Tensor
 from jbert.formats.weights import Weights as Weights
@@ -30,7 +30,7 @@ def open_weights(path: str | Path, *, check_crc: bool = True) -> Weights:
     path = Path(os.path.expanduser(path))
     if os.path.isdir(path):
         path = _find_weights(path)
-    return _open_file(_table_of(path), check_crc)
+    return _open_file(table_of(path), check_crc)
 
 
 def _open_file(path: Path, check_crc: bool) -> Weights:

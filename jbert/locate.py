@@ -1,0 +1,39 @@
+"""From the name of a model to its files on this machine."""
+
+import os
+from pathlib import Path
+
+from jbert import hub
+from jbert.atomic import recover
+from jbert.formats import table_of
+from jbert.models import presets
+
+
+def locate(
+    name: str | Path,
+    revision: str | None = None,
+    cache_dir: str | Path | None = None,
+    local_files_only: bool = False,
+    want: hub.Want = "model",
+) -> tuple[Path, str]:
+    """Where a model's files are, fetched from the hub if need be, and where they come from.
+
+    `name` is a directory, a weight file or a TensorFlow checkpoint's prefix on this machine, or
+    else a short name or a hub id.
+    """
+    path = table_of(Path(os.path.expanduser(name)))
+    recover(path.resolve())
+    if path.exists():
+        return path.absolute(), str(path.absolute())
+    if isinstance(name, Path) or str(name).startswith((".", "/", "~")):
+        raise FileNotFoundError(f"{path.absolute()}: expected a model's directory, found nothing")
+    known = {alias: (preset.hub_id, preset.revision) for alias, preset in presets().items()}
+    repo, pinned = hub.resolve(str(name), known)
+    found = hub.fetch(
+        repo,
+        revision=revision or pinned,
+        cache_dir=cache_dir,
+        local_files_only=local_files_only,
+        want=want,
+    )
+    return found, f"{repo}@{found.name}"
