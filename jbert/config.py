@@ -216,6 +216,11 @@ class ModelConfig:
             problems.append(
                 f"problem_type is {self.problem_type!r}; expected null or one of {PROBLEM_TYPES}"
             )
+        if self.problem_type == "single_label_classification" and count == 1:
+            problems.append(
+                "problem_type is 'single_label_classification' and num_labels 1: the one label "
+                "would always win; expected 2 labels or more, or problem_type 'regression'"
+            )
         return problems
 
     def _extra_problems(self) -> list[str]:

@@ -154,10 +154,15 @@ def _copies_of_each_other(stored: list[str], rule: Rule) -> bool:
     )
 
 
-def export(params: Mapping[str, Any], table: NameTable, task: str | None) -> dict[str, np.ndarray]:
-    """Parameters, flat by path, as Hugging Face's names and layouts, copies included."""
+def export(
+    params: Mapping[str, Any], table: NameTable, task: str | None, tied: bool = False
+) -> dict[str, np.ndarray]:
+    """Parameters, flat by path, as Hugging Face's names and layouts.
+
+    tied: leave out the copies, which transformers makes itself in a model with tied embeddings.
+    """
     return {
         name: np.ascontiguousarray(rule.transform.to_hf(np.asarray(params[rule.path])))
         for rule in table.rules(task, params)
-        for name in (rule.hf, *rule.copies)
+        for name in (rule.hf, *(() if tied else rule.copies))
     }
