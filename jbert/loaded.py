@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+from collections.abc import Mapping
 from typing import Any
 
 import flax.linen as nn
@@ -17,7 +18,7 @@ from jbert.inputs import check
 from jbert.models import architecture, model_class
 from jbert.models.base import PER_TOKEN, Model, flatten_choices
 from jbert.sharding import EVERYTHING, Rules, activations_on, batch_sharding, param_shardings
-from jbert.stack import stack_layers
+from jbert.stack import SCANNED, stack_layers
 from jbert.trees import flatten
 
 
@@ -148,9 +149,37 @@ def unrolled(module: Model) -> Model:
 
 def abstract_params(module: Model, boxed: bool = False) -> Any:
     """The parameters' shapes at no cost; boxed, with the names of their axes."""
-    init: Any = functools.partial(module.init, jax.random.key(0))
-    abstract = jax.eval_shape(init, **dummy_inputs(module))["params"]
+    # Scanned, one layer is traced instead of all of them, which takes a fifth of the time.
+    scanned = module.clone(execution=dataclasses.replace(module.execution, scan_layers=True))
+    # The key is made inside: outside it would be compiled and run.
+    init: Any = lambda **inputs: scanned.init(jax.random.key(0), **inputs)  # noqa: E731
+    abstract = jax.eval_shape(init, **dummy_inputs(scanned))["params"]
+    if not module.execution.scan_layers:
+        abstract = _one_by_one(abstract)
     return abstract if boxed else nn.meta.unbox(abstract)
+
+
+def _one_by_one(params: Mapping[str, Any]) -> dict[str, Any]:
+    """`unstack_layers` for abstract parameters with the names of their axes."""
+    result: dict[str, Any] = {}
+    for key, value in params.items():
+        if key != SCANNED:
+            result[key] = _one_by_one(value) if isinstance(value, Mapping) else value
+            continue
+        layer = jax.tree.map(_of_one_layer, value, is_leaf=_is_boxed)
+        length = jax.tree.leaves(value)[0].shape[0]
+        result |= {f"layer_{i}": layer for i in range(length)}
+    return result
+
+
+def _of_one_layer(leaf: Any) -> Any:
+    value = nn.meta.unbox(leaf)
+    one = jax.ShapeDtypeStruct(value.shape[1:], value.dtype)
+    return leaf.replace(value=one, names=leaf.names[1:]) if _is_boxed(leaf) else one
+
+
+def _is_boxed(leaf: Any) -> bool:
+    return isinstance(leaf, nn.LogicallyPartitioned)
 
 
 def init_params(

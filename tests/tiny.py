@@ -85,14 +85,16 @@ def model(arch: str, task: str | None = None, execution: Execution | None = None
 
 
 def random_params(shapes: Any, seed: int = 0, scale: float = 0.15) -> Any:
-    """Normal values in every leaf (norms and biases too), the same for the same tree."""
+    """Normal values in every leaf (around 1 in norms' scales), the same for the same tree."""
     rng = np.random.default_rng(seed)
 
-    def fill(leaf):
+    def fill(path, leaf):
         values = rng.standard_normal(leaf.shape, np.float32) * scale
-        return jnp.asarray(values, leaf.dtype)
+        # Around 0 they would make MobileBERT, whose norms do not normalise, forget its input.
+        centre = 1.0 if path[-1].key == "scale" else 0.0
+        return jnp.asarray(values + centre, leaf.dtype)
 
-    return jax.tree.map(fill, shapes)
+    return jax.tree_util.tree_map_with_path(fill, shapes)
 
 
 # Without the compiler's costly passes: compiles in half the time, for comparisons between programs.

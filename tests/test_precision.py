@@ -1,0 +1,117 @@
+"""Lower precision stays near float32, and what must be wide stays wide."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import tiny
+
+from jbert.attention import _xla
+from jbert.execution import Execution
+from jbert.layers import LayerNorm
+from jbert.losses import loss
+
+# Largest distance from float32, relative to the largest number: some tens of roundings deep.
+BOUNDS = {"bfloat16": 6e-2, "float16": 8e-3}
+PAIRS = [(arch, dtype) for arch in tiny.ARCHITECTURES for dtype in BOUNDS
+         if (arch, dtype) != ("mobilebert", "float16")]  # fmt: skip
+WIDE_HEADS = ("sequence_classification", "token_classification", "question_answering")
+
+
+@functools.cache
+def outputs(arch, execution):
+    options = {"output_hidden_states": True, "output_attentions": True}
+    module, params = tiny.model(arch, None, execution)
+    run = tiny.quick_jit(lambda p, x: module.apply({"params": p}, **x, **options))
+    return run(params, tiny.batch(arch))
+
+
+def distance(found, expected):
+    found, expected = np.asarray(found, np.float32), np.asarray(expected, np.float32)
+    return np.abs(found - expected).max() / np.abs(expected).max()
+
+
+@pytest.mark.parametrize(("arch", "dtype"), PAIRS)
+def test_lower_precision_stays_near_float32(arch, dtype):
+    exact = outputs(arch, Execution())
+    for execution in (Execution(dtype=dtype), Execution(dtype=dtype, param_dtype=dtype)):
+        found = outputs(arch, execution)
+        assert found.last_hidden_state.dtype == dtype
+        assert all(h.dtype == dtype for h in (*found.hidden_states, *found.attentions))
+        for one, other in zip(
+            (*found.hidden_states, *found.attentions), (*exact.hidden_states, *exact.attentions),
+            strict=True,
+        ):  # fmt: skip
+            # And it is the lower precision that ran: equality would mean it did not.
+            assert 0 < distance(one, other) < BOUNDS[dtype]
+        if found.pooler_output is not None:
+            assert found.pooler_output.dtype == jnp.float32
+
+
+@pytest.mark.parametrize("arch", tiny.ARCHITECTURES)
+def test_parameters_have_the_dtype_asked_for_and_gradients_follow(arch):
+    module, params = tiny.model(arch, "masked_lm", Execution("bfloat16", "bfloat16"))
+    assert {leaf.dtype.name for leaf in jax.tree.leaves(params)} == {"bfloat16"}
+    inputs = tiny.batch(arch)
+    labels = tiny.labels("masked_lm", inputs)
+
+    @tiny.quick_jit
+    def run(params):
+        out = lambda p: module.apply({"params": p}, **inputs)  # noqa: E731
+        of = lambda p: loss("masked_lm", module.config, out(p), labels)  # noqa: E731
+        return jax.value_and_grad(of)(params)
+
+    value, grads = run(params)
+    assert value.dtype == jnp.float32 and np.isfinite(value)
+    for leaf in jax.tree.leaves(grads):
+        assert leaf.dtype == jnp.bfloat16 and np.isfinite(np.asarray(leaf, np.float32)).all()
+
+
+@pytest.mark.parametrize("arch", tiny.ARCHITECTURES)
+@pytest.mark.parametrize("task", WIDE_HEADS)
+def test_small_heads_are_float32_whatever_the_compute_dtype(arch, task):
+    module, params = tiny.model(arch, task, Execution(dtype="bfloat16"))
+    run = lambda p, x: module.apply({"params": p}, **x)  # noqa: E731
+    out = jax.eval_shape(run, params, tiny.batch(arch))
+    assert {out[name].dtype.name for name in out.keys()} == {"float32"}
+
+
+def test_norm_statistics_are_float32():
+    # In bfloat16 the mean of these is 256 and their variance 0.
+    x = jnp.asarray(256 + np.arange(8).reshape(1, 8) % 2 * 2, jnp.bfloat16)
+    norm = LayerNorm(1e-12, Execution(dtype="bfloat16"))
+    found = norm.apply({"params": {"scale": jnp.ones(8), "bias": jnp.zeros(8)}}, x)
+    np.testing.assert_array_equal(np.asarray(found[0], np.float32), [-1, 1] * 4)
+
+
+def test_softmax_is_float32():
+    # 300 and 301 are one number in bfloat16, and a mask filled in float16 overflows.
+    query = jnp.asarray([[[[300.0]]]], jnp.bfloat16)
+    key = jnp.asarray([[[[1.0], [1.0078125]]]], jnp.bfloat16)
+    _, weights = _xla(query, key, key, None, None, None, None)
+    assert weights.dtype == jnp.bfloat16
+    expected = jax.nn.softmax(jnp.asarray([300.0, 302.34375]))
+    np.testing.assert_allclose(np.asarray(weights[0, 0, 0], np.float32), expected, atol=4e-3)
+    half = query.astype(jnp.float16) / 100, key.astype(jnp.float16)
+    mask = jnp.asarray([[[[False, True]]]])
+    _, weights = _xla(half[0], half[1], half[1], mask, None, None, None)
+    np.testing.assert_array_equal(np.asarray(weights[0, 0, 0], np.float32), [0, 1])
+
+
+@pytest.mark.parametrize("dtype", BOUNDS)
+def test_row_of_padding_alone_is_finite_in_lower_precision(dtype):
+    module, params = tiny.model("bert", None, Execution(dtype=dtype))
+    inputs = tiny.batch("bert")
+    inputs["attention_mask"][1] = 0
+
+    @tiny.quick_jit
+    def run(params):
+        hidden = lambda p: module.apply({"params": p}, **inputs).last_hidden_state  # noqa: E731
+        of = lambda p: jnp.sum(hidden(p)[::2].astype(jnp.float32))  # noqa: E731
+        return hidden(params), jax.grad(of)(params)
+
+    hidden, grads = run(params)
+    assert np.isfinite(np.asarray(hidden, np.float32)).all()
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(grads))
