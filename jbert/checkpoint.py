@@ -2,11 +2,19 @@
 
 import contextlib
 import logging
-from collections.abc import Iterator
+import threading
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import jax
+from jbert.trees import flatten, unflatten
+
+# Bytes that are read at once, and the number of portions from which on it may be more.
+PORTION, MOST_PORTIONS = 1 << 24, 64
+
+
+# Two saves at once in one process get into each other's way in Orbax.
+_ALONE = threading.Lock()
 
 
 def save_params(path: Path, params: Any) -> None:
@@ -14,7 +22,7 @@ def save_params(path: Path, params: Any) -> None:
     import orbax.checkpoint as ocp
 
     try:
-        with _quiet(), ocp.StandardCheckpointer() as checkpointer:
+        with _ALONE, _quiet(), ocp.StandardCheckpointer() as checkpointer:
             checkpointer.save(path.absolute(), params)
             # Saving goes on in the background, and is lost without a word if nobody waits.
             checkpointer.wait_until_finished()
@@ -42,8 +50,37 @@ def restore_params(path: Path, target: Any) -> Any:
     """
     import orbax.checkpoint as ocp
 
-    for leaf in jax.tree.leaves(target):
+    flat = flatten(target)
+    for leaf in flat.values():
         if leaf.sharding is None:
             raise TypeError("restore_params needs a sharding in every leaf of its target")
-    with ocp.StandardCheckpointer() as checkpointer:
-        return checkpointer.restore(path.absolute(), target)
+    restored: dict[str, Any] = {}
+    with ocp.PyTreeCheckpointer() as checkpointer:
+        for paths in _portions(
+            {name: leaf.size * leaf.dtype.itemsize for name, leaf in flat.items()}
+        ):
+            portion = unflatten({name: flat[name] for name in paths})
+            arguments = ocp.args.PyTreeRestore(
+                portion,
+                restore_args=ocp.checkpoint_utils.construct_restore_args(portion),
+                partial_restore=True,
+            )
+            restored |= flatten(checkpointer.restore(path.absolute(), args=arguments))
+    return unflatten(restored)
+
+
+def _portions(sizes: Mapping[str, int]) -> list[list[str]]:
+    """The names in portions of some megabytes, the largest first.
+
+    Orbax reads all that it is asked for at once, with buffers as large as the arrays themselves;
+    portion by portion loading takes as long and not twice the memory.
+    """
+    portions: list[list[str]] = []
+    room = 0
+    for name in sorted(sizes, key=lambda name: -sizes[name]):
+        if sizes[name] > room or not portions:
+            portions.append([])
+            room = max(PORTION, sum(sizes.values()) // MOST_PORTIONS)
+        portions[-1].append(name)
+        room -= sizes[name]
+    return portions

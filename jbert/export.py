@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -56,18 +57,24 @@ def fresh_directory(directory: str | Path, force: bool) -> Path:
 
 
 def _write_safetensors(bert: Bert, directory: Path) -> None:
+    if bert.task == "question_answering" and bert.config.num_labels != 2:
+        # transformers takes the width of this head, a start and an end, from there.
+        bert = dataclasses.replace(bert, config=bert.config.replace(num_labels=2))
     from safetensors import SafetensorError
     from safetensors.numpy import save_file
 
     params = flatten(unstack_layers(bert.params))
-    arrays = weights.export(params, TABLES[bert.config.model_type], bert.task)
+    table, tied = TABLES[bert.config.model_type], bert.config.tie_word_embeddings
+    arrays = weights.export(params, table, bert.task, tied)
+    write_config(bert, directory, dtype=bert.execution.param_dtype)
     path = directory / "model.safetensors"
     try:
         # transformers refuses a file that does not say it was made for PyTorch.
         save_file(arrays, path, metadata={"format": "pt"})
     except SafetensorError as error:
         raise OSError(f"{path}: could not be written: {error}") from error
-    write_config(bert, directory, dtype=bert.execution.param_dtype)
+    # The library makes its files readable to their owner alone.
+    shutil.copymode(directory / "config.json", path)
 
 
 def _write_stablehlo(bert: Bert, directory: Path) -> None:

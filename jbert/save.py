@@ -1,5 +1,6 @@
 """`save`: a model as a directory that `jbert.load` reads back with no other argument."""
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -7,7 +8,7 @@ from typing import Any
 from jbert.atomic import replacing
 from jbert.checkpoint import save_params
 from jbert.loaded import Bert, architecture_name
-from jbert.manifest import checksums
+from jbert.manifest import DamagedError, checksums
 from jbert.stack import unstack_layers
 from jbert.version import __version__
 
@@ -35,12 +36,22 @@ def save(bert: Bert, directory: str | Path, *, force: bool = False) -> None:
             "source": bert.source,
             "files": checksums(staging),
         }
+        info["checksum"] = _checksum(info)
         (staging / INFO).write_text(json.dumps(info, indent=2) + "\n", encoding="utf-8")
+
+
+def _checksum(info: dict[str, Any]) -> str:
+    """Of all that jbert.json says; the checksums of the other files are in it."""
+    rest = {key: value for key, value in info.items() if key != "checksum"}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
 
 
 def write_config(bert: Bert, directory: Path, **entries: Any) -> None:
     """config.json, with the class name under which transformers knows the model."""
     config = bert.config.to_dict() | entries
+    if "dtype" in entries:
+        # The older name of the same, from where the configuration was read.
+        config.pop("torch_dtype", None)
     config["architectures"] = [architecture_name(bert.config, bert.task)]
     text = json.dumps(config, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
     (directory / "config.json").write_text(text, encoding="utf-8")
@@ -68,12 +79,10 @@ def read_info(directory: Path) -> dict[str, Any] | None:
     try:
         info = json.loads(path.read_text(encoding="utf-8"))
         newer = info["format"] > FORMAT
-        if not newer and not (
-            isinstance(info["files"], dict) and isinstance(info["task"], str | None)
-        ):
-            raise TypeError("another kind of task or files")
+        if not newer and info["checksum"] != _checksum(info):
+            raise ValueError("contents that have changed")
     except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(
+        raise DamagedError(
             f"{path}: expected the description of a saved model, found {error!r}; "
             "the directory is damaged, use another copy"
         ) from error

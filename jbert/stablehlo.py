@@ -32,7 +32,7 @@ def load_stablehlo(directory: str | Path) -> Callable[..., dict[str, jax.Array]]
         program = (directory / PROGRAM).read_bytes()
         if hashlib.sha256(program).hexdigest() != signature["sha256"]:
             raise ValueError(f"the contents of {PROGRAM} have changed")
-        with np.load(directory / WEIGHTS) as stored:
+        with (directory / WEIGHTS).open("rb") as file, np.load(file) as stored:
             params = {p: _typed(stored[p], dtype) for p, dtype in signature["params"].items()}
     except Exception as error:  # damaged zip files fail in many ways
         raise ValueError(
