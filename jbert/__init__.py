@@ -13,6 +13,7 @@ from jbert.heads import Output as Output
 
 # Text
 from jbert.tokenizer import Tokenizer as Tokenizer
+from jbert.pipelines import pipeline as pipeline
 
 # Losses
 from jbert import losses as losses

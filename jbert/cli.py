@@ -75,9 +75,42 @@ class Tour:
         return 0
 
 
+@dataclasses.dataclass
+class Predict:
+    """Answer texts with a model: one JSON line for each, {"line", "result"} or {"line", "error"}.
+
+    The exit status is 3 if some rows had no answer; the others are answered all the same."""
+
+    task: Annotated[str, tyro.conf.Positional]
+    """fill-mask, text-classification, token-classification, question-answering, …"""
+    model: str
+    """A directory, a short name or a hub id."""
+    texts: Annotated[tuple[str, ...], tyro.conf.Positional] = ()
+    """What to answer, unless there is a file."""
+    file: Path | None = None
+    """Rows to answer: JSON lines, CSV with a header, or a text a line."""
+    format: Literal["jsonl", "csv", "txt"] | None = None
+    """Of the file; by default what its name ends in."""
+    out: Path | None = None
+    """Where to write, instead of the standard output."""
+    option: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
+    """Of the pipeline or of jbert.load, as name=value, such as top_k=3; once for each option."""
+    force: bool = False
+    """Replace the file to write if there is one."""
+
+    def run(self) -> int:
+        from jbert.predict import parse_options, predict
+
+        return predict(
+            self.task, self.model, self.texts, self.file, self.format, self.out,
+            parse_options(self.option), self.force,
+        )  # fmt: skip
+
+
 Command = (
     Annotated[Convert, tyro.conf.subcommand("convert")]
     | Annotated[Info, tyro.conf.subcommand("info")]
+    | Annotated[Predict, tyro.conf.subcommand("predict")]
     | Annotated[Tour, tyro.conf.subcommand("tour")]
 )
 
