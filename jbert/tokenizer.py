@@ -67,7 +67,7 @@ class Tokenizer:
         name: str | os.PathLike[str],
         *,
         revision: str | None = None,
-        cache_dir: str | os.PathLike[str] | None = None,
+        cache_dir: str | Path | None = None,
         local_files_only: bool = False,
         **options: Any,
     ) -> "Tokenizer":
