@@ -142,6 +142,8 @@ def main() -> None:
     torch.save(tied, CORPUS / "no_crc.zip.bin")
     torch.serialization.set_crc32_options(True)
     expected["no_crc.zip.bin"] = flattened(tied)
+    # The old layout holds the source code of each module's class, and where that lay.
+    torch.serialization.get_source_lines_and_file = lambda _: (["class Linear: ...\n"], 0, "x.py")
     for name, value in refused().items():
         for layout in ("zip", "legacy"):
             path = CORPUS / "refused" / f"{name}.{layout}.bin"
