@@ -16,7 +16,7 @@ _EXPECTED = (ValueError, OSError, ImportError)
 
 @dataclasses.dataclass
 class Convert:
-    """Convert a model in any published format to Orbax, Hugging Face safetensors or StableHLO."""
+    """Convert a model that jbert.load reads to Orbax, Hugging Face safetensors or StableHLO."""
 
     source: Annotated[str, tyro.conf.Positional]
     """A directory, a weight file, a short name or a hub id."""

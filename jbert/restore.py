@@ -42,7 +42,7 @@ def from_weights(
     path: Path, module: Model, task: str | None, mesh: Mesh | None, rules: str | Rules, seed: int,
     new_head: bool = False,
 ) -> Any:  # fmt: skip
-    """Parameters from a file or directory of weights in any published format.
+    """Parameters from a file or directory of weights that jbert.formats reads.
 
     new_head: whether weights of a head whose shape does not fit are drawn anew, because the caller
     asked for other labels, instead of refused.

@@ -67,14 +67,9 @@ def on_one_device(arch):
     return jax.tree.map(np.asarray, program(module)(params, inputs))
 
 
-ALONE_OR_ALL = ("data", "fsdp", "tensor", "data+fsdp+tensor")
-
-
 @pytest.mark.parametrize(
-    ("arch", "preset"),
-    [(arch, preset) for arch in tiny.ARCHITECTURES for preset in MESHES
-     if arch == "bert" or preset in ALONE_OR_ALL],
-)  # fmt: skip
+    ("arch", "preset"), [(arch, preset) for arch in tiny.ARCHITECTURES for preset in MESHES]
+)
 def test_eight_devices_compute_what_one_does(arch, preset):
     module, abstract, params, inputs = setup(arch)
     mesh = sharding.make_mesh(*MESHES[preset])

@@ -19,7 +19,7 @@ def convert(
     revision: str | None = None,
     force: bool = False,
 ) -> None:
-    """Read a model in any format and write it in one; what is at `destination` stays until then."""
+    """Read a model and write it in one format; what is at `destination` stays until then."""
     # Before minutes of reading, not after them.
     destination = fresh_directory(destination, force)
     task = default_task(source, revision) if task is None else task
