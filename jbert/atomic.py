@@ -21,14 +21,7 @@ def replacing(directory: Path, size: int = 0) -> Iterator[Path]:
     size: the bytes that are to be written at least, for which there must be room beforehand.
     """
     directory.parent.mkdir(parents=True, exist_ok=True)
-    free = shutil.disk_usage(directory.parent).free
-    if free < size:
-        raise OSError(
-            errno.ENOSPC,
-            f"{size / 1e6:,.1f} MB are to be written, but only {free / 1e6:,.1f} MB are free; "
-            "what is there now stays until the new is complete. Free some space",
-            str(directory),
-        )
+    check_room(directory, size)
     staging = _beside(directory, f"writing.{secrets.token_hex(4)}")
     with contextlib.ExitStack() as held:
         with _locked(directory.parent):
@@ -37,12 +30,32 @@ def replacing(directory: Path, size: int = 0) -> Iterator[Path]:
             held.enter_context(_locked(staging))
         try:
             yield staging
-            _flush(staging)
+            flush(staging)
             with _locked(directory.parent):
                 _swap(staging, directory)
         except BaseException:
             shutil.rmtree(staging, ignore_errors=True)
             raise
+
+
+def check_room(directory: Path, size: int) -> None:
+    """Raise OSError where `size` bytes cannot be written beside what `directory` holds now."""
+    free = shutil.disk_usage(directory.parent).free
+    if free < size:
+        raise OSError(
+            errno.ENOSPC,
+            f"{size / 1e6:,.1f} MB are to be written, but only {free / 1e6:,.1f} MB are free; "
+            "what is there now stays until the new is complete. Free some space",
+            str(directory),
+        )
+
+
+def remove(directory: Path) -> None:
+    """Delete a directory; to whoever looks for its name it is gone at once, and never half."""
+    doomed = directory.parent / f".deleting.{directory.name}"
+    shutil.rmtree(doomed, ignore_errors=True)
+    os.rename(directory, doomed)
+    shutil.rmtree(doomed, ignore_errors=True)
 
 
 def recover(directory: Path) -> None:
@@ -68,7 +81,7 @@ def _swap(staging: Path, directory: Path) -> None:
         shutil.rmtree(previous, ignore_errors=True)
         os.rename(directory, previous)
     os.rename(staging, directory)
-    _sync(directory.parent)
+    sync(directory.parent)
     shutil.rmtree(previous, ignore_errors=True)
 
 
@@ -100,13 +113,14 @@ def _beside(directory: Path, what: str) -> Path:
     return directory.parent / f".{directory.name}.{what}"
 
 
-def _flush(directory: Path) -> None:
+def flush(directory: Path) -> None:
+    """Return when a power failure cannot take away anything below a directory."""
     for path in directory.rglob("*"):
-        _sync(path)
-    _sync(directory)
+        sync(path)
+    sync(directory)
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

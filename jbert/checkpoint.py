@@ -3,7 +3,7 @@
 import contextlib
 import logging
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +19,40 @@ _ALONE = threading.Lock()
 
 def save_params(path: Path, params: Any) -> None:
     """Write a tree of arrays; returns when all of it is on disk."""
+    begin_saving(path, params)()
+
+
+def begin_saving(path: Path, params: Any) -> Callable[[], None]:
+    """Write a tree of arrays in the background; returns when they may be donated or deleted.
+
+    The function returned waits until all of it is on disk, and raises what went wrong. It has to be
+    called, from any thread: otherwise errors are lost, and other saves wait for ever.
+    Of several jax.distributed processes each calls both, and writes the shards that it holds.
+    """
     import orbax.checkpoint as ocp
 
+    held = contextlib.ExitStack()
+    held.enter_context(_ALONE)
     try:
-        with _ALONE, _quiet(), ocp.StandardCheckpointer() as checkpointer:
+        held.enter_context(_quiet())
+        checkpointer = held.enter_context(ocp.StandardCheckpointer())
+        with _system_errors(path):
             checkpointer.save(path.absolute(), params)
-            # Saving goes on in the background, and is lost without a word if nobody waits.
+    except BaseException:
+        held.close()
+        raise
+
+    def finish() -> None:
+        with held, _system_errors(path):
             checkpointer.wait_until_finished()
+
+    return finish
+
+
+@contextlib.contextmanager
+def _system_errors(path: Path) -> Iterator[None]:
+    try:
+        yield
     except ValueError as error:  # so TensorStore reports a full disk, and all that a system refuses
         reason = str(error).rsplit(": ", 1)[-1]
         raise OSError(f"{path}: the parameters could not be written: {reason}") from error
@@ -34,13 +61,16 @@ def save_params(path: Path, params: Any) -> None:
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """Orbax logs an error's traceback from each of its threads, and then raises it all the same."""
+
+    def not_orbax(record: logging.LogRecord) -> bool:
+        return "orbax" not in record.pathname
+
     log = logging.getLogger("absl")
-    level = log.level
-    log.setLevel(logging.CRITICAL)
+    log.addFilter(not_orbax)
     try:
         yield
     finally:
-        log.setLevel(level)
+        log.removeFilter(not_orbax)
 
 
 def restore_params(path: Path, target: Any) -> Any:

@@ -187,6 +187,9 @@ class Embed(nn.Module):
         )
         if not self.trainable:
             table = jax.lax.stop_gradient(table)
+        # Gathered whole before the lookup: of rows split over devices the partitioner would make
+        # whole activations, and split those again.
+        table = constrain(table, "vocab", None)
         # Negative ids count as out of range too, not from the end.
         in_range = jnp.where(ids < 0, self.num, ids)
         rows = jnp.take(table, in_range, axis=0, mode="fill", fill_value=jnp.nan)

@@ -29,6 +29,30 @@ class Term(NamedTuple):
     count: jax.Array
     scale: float = 1.0
 
+    def mean(self, count: Any = None) -> jax.Array:
+        """The addend; 0 where nothing counts. Another count, where this is a part of something."""
+        count = self.count if count is None else count
+        return self.scale * self.total / jnp.where(count > 0, count, 1)
+
+
+class _Losses(NamedTuple):
+    """One addend of a loss before it is summed: a value for each prediction, and which ones count.
+    The first dimension is the examples; values that do not count are 0."""
+
+    values: jax.Array
+    kept: jax.Array
+    scale: float = 1.0
+
+    def term(self, weights: Any) -> Term:
+        values, kept = self.values, self.kept.astype(jnp.float32)
+        if weights is not None:
+            shape = (-1,) + (1,) * (values.ndim - 1)
+            weights = jnp.asarray(weights, jnp.float32).reshape(shape)
+            # Not 0 · NaN: an example that weighs nothing must not be able to spoil the sum.
+            values = jnp.where(weights == 0, 0.0, values * weights)
+            kept = kept * weights
+        return Term(jnp.sum(values), jnp.sum(kept), self.scale)
+
 
 def loss(
     task: str | None, config: ModelConfig, output: Output, labels: Mapping[str, Any]
@@ -44,23 +68,33 @@ def loss(
 
 
 def sum_terms(parts: list[Term]) -> jax.Array:
-    means = [part.scale * part.total / jnp.maximum(part.count, 1) for part in parts]
-    return jnp.sum(jnp.stack(means))
+    return jnp.sum(jnp.stack([part.mean() for part in parts]))
 
 
 def terms(
-    task: str | None, config: ModelConfig, output: Output, labels: Mapping[str, Any]
+    task: str | None,
+    config: ModelConfig,
+    output: Output,
+    labels: Mapping[str, Any],
+    weights: Any = None,
 ) -> list[Term]:
-    """The same loss as totals and counts."""
-    if task not in _TERMS:
-        raise LossError(f"task {task!r} has no loss; expected one of {sorted(_TERMS)}")
+    """The same loss as totals and counts.
+
+    weights: (batch,), how much each example counts; 0 takes one out of totals and counts.
+    """
+    if task not in _LOSSES:
+        raise LossError(f"task {task!r} has no loss; expected one of {sorted(_LOSSES)}")
     if not isinstance(labels, Mapping):
         raise LossError(f"labels is a {type(labels).__name__}; expected a dict of named arrays")
-    return _TERMS[task](config, output, labels)
+    return [losses.term(weights) for losses in _LOSSES[task](config, output, labels)]
 
 
 def cross_entropy(logits, labels, name: str = "labels", ignore: int = IGNORE) -> Term:
     """Softmax cross-entropy over the last axis, without the positions labelled `ignore`."""
+    return _cross_entropy(logits, labels, name, ignore).term(None)
+
+
+def _cross_entropy(logits, labels, name: str = "labels", ignore: int = IGNORE) -> _Losses:
     if labels.shape != logits.shape[:-1]:
         raise LossError(
             f"{name} has shape {labels.shape}; expected {logits.shape[:-1]}, "
@@ -76,7 +110,7 @@ def cross_entropy(logits, labels, name: str = "labels", ignore: int = IGNORE) ->
     # A label beyond the classes cannot be checked while tracing; NaN says so, a clamp would not.
     in_range = (safe >= 0) & (safe < logits.shape[-1])
     losses = jnp.where(in_range, losses, jnp.nan)
-    return Term(jnp.sum(jnp.where(kept, losses, 0.0)), jnp.sum(kept))
+    return _Losses(jnp.where(kept, losses, 0.0), kept)
 
 
 def _check_range(labels, name: str, size: int, ignore: int) -> None:
@@ -112,28 +146,28 @@ def _check_width(value, name: str) -> None:
             raise LossError(f"{name} holds {value}, beyond 32 bits; expected class numbers")
 
 
-def _per_position(config, output: Output, labels) -> list[Term]:
-    return [cross_entropy(output.logits, _label(labels, "labels"))]
+def _per_position(config, output: Output, labels) -> list[_Losses]:
+    return [_cross_entropy(output.logits, _label(labels, "labels"))]
 
 
-def _causal(config, output: Output, labels) -> list[Term]:
+def _causal(config, output: Output, labels) -> list[_Losses]:
     # Position t predicts token t + 1.
     target = _label(labels, "labels")
     if target.shape != output.logits.shape[:-1]:
         raise LossError(f"labels has shape {target.shape}; expected {output.logits.shape[:-1]}")
-    return [cross_entropy(output.logits[:, :-1], target[:, 1:])]
+    return [_cross_entropy(output.logits[:, :-1], target[:, 1:])]
 
 
-def _pretraining(config, output: Output, labels) -> list[Term]:
+def _pretraining(config, output: Output, labels) -> list[_Losses]:
     sentence = _label(labels, "next_sentence_label").reshape(-1)
     return [
-        cross_entropy(output.prediction_logits, _label(labels, "labels")),
-        cross_entropy(output.seq_relationship_logits, sentence, "next_sentence_label"),
+        _cross_entropy(output.prediction_logits, _label(labels, "labels")),
+        _cross_entropy(output.seq_relationship_logits, sentence, "next_sentence_label"),
     ]
 
 
-def _one_per_text(config, output: Output, labels) -> list[Term]:
-    return [cross_entropy(output.logits, _label(labels, "labels").reshape(-1))]
+def _one_per_text(config, output: Output, labels) -> list[_Losses]:
+    return [_cross_entropy(output.logits, _label(labels, "labels").reshape(-1))]
 
 
 def problem_type(config: ModelConfig, labels: jax.Array) -> str:
@@ -146,7 +180,7 @@ def problem_type(config: ModelConfig, labels: jax.Array) -> str:
     return "single_label_classification" if integers else "multi_label_classification"
 
 
-def _classification(config, output: Output, labels) -> list[Term]:
+def _classification(config, output: Output, labels) -> list[_Losses]:
     target = _label(labels, "labels", integers=False)
     kind, logits = problem_type(config, target), output.logits.astype(jnp.float32)
     if kind == "single_label_classification":
@@ -157,17 +191,18 @@ def _classification(config, output: Output, labels) -> list[Term]:
     if target.shape != logits.shape:
         raise LossError(f"labels has shape {target.shape}; expected {logits.shape} for {kind}")
     target = target.astype(jnp.float32)
-    count = jnp.asarray(logits.size)
     if kind == "regression":
-        return [Term(jnp.sum(jnp.square(logits - target)), count)]
-    return [Term(jnp.sum(binary_cross_entropy(logits, target)), count)]
+        values = jnp.square(logits - target)
+    else:
+        values = binary_cross_entropy(logits, target)
+    return [_Losses(values, jnp.ones_like(values))]
 
 
 def binary_cross_entropy(logits: jax.Array, target: jax.Array) -> jax.Array:
     return jnp.maximum(logits, 0) - logits * target + jnp.log1p(jnp.exp(-jnp.abs(logits)))
 
 
-def _spans(config, output: Output, labels) -> list[Term]:
+def _spans(config, output: Output, labels) -> list[_Losses]:
     parts = []
     for name in ("start", "end"):
         logits = output[f"{name}_logits"]
@@ -175,12 +210,12 @@ def _spans(config, output: Output, labels) -> list[Term]:
         # transformers clamps positions to [0, length] and ignores `length`: the answer of a window
         # that does not contain it.
         position = jnp.clip(_label(labels, f"{name}_positions").reshape(-1), 0, length)
-        term = cross_entropy(logits, position, f"{name}_positions", length)
-        parts.append(term._replace(scale=0.5))
+        losses = _cross_entropy(logits, position, f"{name}_positions", length)
+        parts.append(losses._replace(scale=0.5))
     return parts
 
 
-def _replaced(config, output: Output, labels) -> list[Term]:
+def _replaced(config, output: Output, labels) -> list[_Losses]:
     target = _label(labels, "labels", integers=False)
     if target.shape != output.logits.shape:
         raise LossError(f"labels has shape {target.shape}; expected {output.logits.shape}")
@@ -194,10 +229,10 @@ def _replaced(config, output: Output, labels) -> list[Term]:
     target = jnp.where(kept, target, 0).astype(jnp.float32)
     losses = binary_cross_entropy(output.logits.astype(jnp.float32), target)
     losses = jnp.where((target == 0) | (target == 1), losses, jnp.nan)
-    return [Term(jnp.sum(jnp.where(kept, losses, 0.0)), jnp.sum(kept))]
+    return [_Losses(jnp.where(kept, losses, 0.0), kept)]
 
 
-_TERMS = {
+_LOSSES = {
     "pretraining": _pretraining,
     "masked_lm": _per_position,
     "causal_lm": _causal,

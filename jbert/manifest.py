@@ -2,8 +2,10 @@
 would load as a wrong weight."""
 
 import hashlib
+import json
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 
 class DamagedError(ValueError):
@@ -36,3 +38,9 @@ def verify(directory: Path, expected: Mapping[str, str]) -> None:
             + "\n  ".join(problems)
             + "\nUse another copy of this directory"
         )
+
+
+def seal(description: Mapping[str, Any]) -> str:
+    """The checksum that a description keeps over all else that it says, under "checksum"."""
+    rest = {key: value for key, value in description.items() if key != "checksum"}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()

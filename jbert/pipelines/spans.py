@@ -14,14 +14,14 @@ class Window:
 
     context: whether a token is of the context.
     spans:   (start, end) of each token in characters.
-    words:   the word each token is part of.
+    words:   the word each token is part of; only answers that are aligned with words need it.
     """
 
     start_logits: np.ndarray
     end_logits: np.ndarray
     context: np.ndarray
     spans: np.ndarray
-    words: np.ndarray
+    words: np.ndarray | None = None
 
 
 def probabilities(logits: np.ndarray, context: np.ndarray) -> np.ndarray:
@@ -60,9 +60,10 @@ def best_spans(
 
 def characters(window: Window, first: int, last: int, align: bool) -> tuple[int, int]:
     """Where a span of tokens is in the text, widened to whole words if asked."""
-    if not align:
+    if not align or window.words is None:
         return int(window.spans[first, 0]), int(window.spans[last, 1])
-    same = lambda place: window.context & (window.words == window.words[place])  # noqa: E731
+    words = window.words
+    same = lambda place: window.context & (words == words[place])  # noqa: E731
     return (
         int(window.spans[same(first), 0].min()),
         int(window.spans[same(last), 1].max()),
@@ -93,3 +94,27 @@ def answers(
             )
             known["score"] += score
     return sorted(found.values(), key=lambda answer: answer["score"], reverse=True), null
+
+
+def n_best(text: str, windows: list[Window], count: int, longest: int) -> tuple[list[dict], float]:
+    """The `count` best answers over all windows by the sum of their two logits, and the least such
+    sum of "no answer" in any window.
+
+    Logits, unlike probabilities, compare between windows: this is how SQuAD predictions are made.
+    """
+    null = min(float(window.start_logits[0] + window.end_logits[0]) for window in windows)
+    found: dict[tuple[int, int], dict] = {}
+    for window in windows:
+        # Products of exponentials rank as sums do; in float64 no candidate's vanishes.
+        start, end = (
+            np.exp(np.asarray(logits, np.float64) - logits.max())
+            for logits in (window.start_logits, window.end_logits)
+        )
+        for first, last, _ in best_spans(start, end, window.context, count, longest):
+            score = float(window.start_logits[first] + window.end_logits[last])
+            place = characters(window, first, last, align=False)
+            if place not in found or found[place]["score"] < score:
+                answer = {"answer": text[slice(*place)], "start": place[0], "end": place[1]}
+                found[place] = {**answer, "score": score}
+    ranked = sorted(found.values(), key=lambda answer: answer["score"], reverse=True)
+    return ranked[:count], null

@@ -1,0 +1,309 @@
+"""The loop around the step: data in, figures out, states saved, and every way to end."""
+
+import dataclasses
+import json
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+
+from jbert.data.batches import TrainingOrder, prefetch
+from jbert.data.features import Source
+from jbert.loaded import Bert
+from jbert.training.checkpoints import Checkpoints
+from jbert.training.config import RunConfig, RunError
+from jbert.training.directory import RunDirectory, write_whole
+from jbert.training.evaluation import Evaluation, Evaluator
+from jbert.training.meter import Sums, is_finite
+from jbert.training.optimizer import Flat, Optimizer
+from jbert.training.parallel import Parallel, check_batch, parallel_of
+from jbert.training.preemption import Preempted, Preemption
+from jbert.training.prng import choose_prng
+from jbert.training.progress import Progress
+from jbert.training.record import Record
+from jbert.training.state import (
+    AVERAGE,
+    PARAMS,
+    abstract_state,
+    flat_target,
+    from_flat,
+    new_state,
+    to_flat,
+)
+from jbert.training.step import EvalStep, Objective, Predict, State, TaskObjective, TrainStep
+from jbert.trees import flatten, unflatten
+
+logger = logging.getLogger("jbert")
+
+FAILED = "failed_batch.json"
+
+
+class NonFiniteError(RunError):
+    """A loss or a gradient that is NaN or infinite."""
+
+
+class Trainer:
+    """Trains a model as a RunConfig says, and leaves everything in its directory.
+
+    bert:        the model, on the mesh that `mesh_of(run)` gave; its parameters are used up.
+    train:       what it learns from.
+    evaluations: splits by name; the first one decides what the best checkpoint is.
+    predict:     what an evaluation keeps of each batch's outputs, for `Evaluation.score`.
+    metric:      the figure of the first evaluation that is to become best, and in which direction.
+    objective:   what is minimised, if that is not the loss of the model's task.
+    """
+
+    def __init__(
+        self,
+        run: RunConfig,
+        bert: Bert,
+        train: Source,
+        evaluations: Mapping[str, Evaluation] | None = None,
+        *,
+        predict: Predict = lambda output, batch: {},
+        metric: str = "loss",
+        greater_is_better: bool = False,
+        objective: Objective | None = None,
+        facts: Mapping[str, Any] | None = None,
+    ):
+        if bert.mesh is None:
+            raise RunError(
+                "the model lies on no mesh; load it with the one that mesh_of(run) gives"
+            )
+        self.run, self.bert = run, bert
+        self.evaluations = dict(evaluations or {})
+        self.metric = run.evaluation.metric or metric
+        self.greater_is_better = greater_is_better
+        self.facts = dict(facts or {})
+        self.order = TrainingOrder(train, run.batch_size, run.seed, run.group_by_length)
+        self.total = run.steps or max(1, round(run.epochs * self.order.batches_per_epoch()))
+        self.parallel: Parallel = parallel_of(run, bert.module, bert.mesh, str(bert.rules))
+        rows = run.batch_size // run.accumulate
+        check_batch("batch_size / accumulate", rows, self.parallel.ways())
+        self._params: Flat = flatten(bert.params)
+        layers = getattr(bert.config, "num_hidden_layers", 0)
+        self.optimizer = Optimizer(run.optimizer, self.total, layers)
+        self.optimizer.check(self._params)
+        self.abstract = abstract_state(self._params, self.optimizer, self.parallel)
+        task = TaskObjective(bert.module, bert.task)
+        self.objective = objective or task
+        step = EvalStep(task, predict, self.parallel.axis)
+        size = run.evaluation.batch_size or 2 * run.batch_size
+        self.evaluator = Evaluator(self.parallel, step, size)
+
+    # -- the run ----------------------------------------------------------------------------
+
+    def fit(self) -> Bert:
+        """Train to the end, and give back the best model; what there is to see is in the directory.
+
+        Raises Preempted, a SystemExit, when it was told to stop and has saved its state.
+        """
+        directory = RunDirectory(self.run)
+        checkpoints = Checkpoints(
+            directory.checkpoints,
+            keep=self.run.checkpoints.keep,
+            keep_best=self.run.checkpoints.best,
+            greater_is_better=self.greater_is_better,
+        )
+        self.record = Record(self.run, directory, self)
+        with checkpoints, self.record, Preemption().listening() as preemption:
+            self.checkpoints, self.preemption = checkpoints, preemption
+            state = self._begin()
+            self.record.start(self.progress.step)
+            state = self._train(state)
+            return self._end(state)
+
+    def _begin(self) -> Any:
+        found = self.checkpoints.latest()
+        devices = jax.device_count()
+        if found is None:
+            self.progress = Progress()
+            self._step = self._compile(choose_prng(None, devices))
+            return new_state(self._params, self.optimizer, self.parallel)
+        info = found.info
+        self._check_same_model(info["model"])
+        self.order.check_position(info["position"])
+        self.progress = Progress.from_dict(info["progress"])
+        self._step = self._compile(choose_prng(info["prng"], devices))
+        flat = self.checkpoints.restore(found.step, flat_target(self.abstract))
+        self.record.resumed(self.progress)
+        return self.parallel.take(from_flat(flat, self.abstract))
+
+    def compile_seconds(self) -> float:
+        """What the compiler took of the time for steps; evaluations are timed by nobody."""
+        return self._step.compile_seconds
+
+    def _compile(self, prng: str) -> Any:
+        self.prng = prng
+        step = TrainStep(
+            self.objective, self.optimizer, self.run.accumulate, self.run.seed, prng,
+            self.parallel.axis,
+        )  # fmt: skip
+        return self.parallel.train(step)
+
+    def _model(self) -> dict[str, Any]:
+        return {"config": self.bert.config.to_dict(), "task": self.bert.task}
+
+    def _check_same_model(self, stored: Mapping[str, Any]) -> None:
+        mine = self._model()
+        if stored != mine:
+            names = sorted(stored["config"] | mine["config"])
+            changed = [
+                f"{name}: {stored['config'].get(name)!r} there, {mine['config'].get(name)!r} here"
+                for name in names if stored["config"].get(name) != mine["config"].get(name)
+            ]  # fmt: skip
+            if stored["task"] != mine["task"]:
+                changed.append(f"task: {stored['task']!r} there, {mine['task']!r} here")
+            raise RunError(
+                "the checkpoint is of another model; go on with the former one, or start anew "
+                "elsewhere:\n  " + "\n  ".join(changed)
+            )
+
+    # -- training ---------------------------------------------------------------------------
+
+    def _train(self, state: Any) -> Any:
+        progress, self._unsettled = self.progress, None
+        self._saved = progress.step
+        if self._evaluation_is_due() and progress.evaluated < progress.step:
+            # The run was stopped in the middle of this evaluation.
+            self._evaluate_and_judge(state)
+            self.checkpoints.amend(progress.step, self._info(), self.progress.metric_now())
+        batches = prefetch(range(progress.step, self.total), self._batch)
+        try:
+            for batch in batches:
+                if self._is_over():
+                    break
+                state, figures = self._step(state, batch)
+                # The device works on this step while the host reads what the last one said.
+                self._settle()
+                progress.step += 1
+                self._unsettled = figures
+                better = False
+                if self._evaluation_is_due():
+                    better = self._evaluate_and_judge(state)
+                if better or progress.step % self.run.checkpoints.steps == 0:
+                    self._save(state)
+                self._stop_if_told(state)
+        finally:
+            batches.close()
+        self._save(state)
+        return state
+
+    def _batch(self, number: int) -> Any:
+        batch = self.order.batch(number)
+        return self.parallel.put(batch.size, lambda places: batch.read(self.order.source, places))
+
+    def _is_over(self) -> bool:
+        patience = self.run.evaluation.patience
+        return bool(patience) and self.progress.without_better >= patience
+
+    def _settle(self) -> None:
+        """Take notice of the last step's figures."""
+        figures, self._unsettled = self._unsettled, None
+        if figures is None:
+            return
+        step = self.progress.step
+        if not is_finite(figures):
+            self._fail(step, figures)
+        self.progress.window.add(figures)
+        self.progress.seen.add(figures)
+        self.record.tick(step, self.progress, figures)
+        if step % self.run.logging.steps == 0 or step == self.total:
+            self.record.trained(step, self.progress, figures)
+            self.progress.window = Sums()
+
+    def _fail(self, step: int, figures: Mapping[str, Any]) -> None:
+        batch = self.order.batch(step - 1)
+        rows = batch.examples().tolist()
+        path = self.record.directory.path / FAILED
+        if jax.process_index() == 0:
+            write_whole(path, json.dumps({"step": step, "epoch": batch.epoch, "rows": rows}) + "\n")
+        sums = Sums()
+        sums.add(figures)
+        kept = self.checkpoints.steps()
+        raise NonFiniteError(
+            f"step {step}: the loss is {sums.loss()}, the gradient's norm "
+            f"{float(figures['grad_norm'])}; expected finite numbers. The batch was rows "
+            f"{rows[:8]}{'…' if len(rows) > 8 else ''} of the training data ({path.name} names "
+            f"all). Nothing was saved since; the newest checkpoint is "
+            f"{f'step {kept[-1]}' if kept else 'none'}. Look at these rows, lower "
+            "optimizer.learning_rate, or lengthen optimizer.warmup_steps"
+        )
+
+    def _stop_if_told(self, state: Any) -> None:
+        code = self.preemption.exit_code()
+        if code is None:
+            return
+        self._save(state)
+        self.checkpoints.wait()
+        logger.warning("stopped and saved at step %d; --resume goes on", self.progress.step)
+        raise Preempted(code)
+
+    # -- saving -----------------------------------------------------------------------------
+
+    def _save(self, state: Any) -> None:
+        self._settle()
+        step = self.progress.step
+        if step == self._saved:
+            return
+        with self.record.pause():
+            flat = to_flat(self.parallel.give(state))
+            self.checkpoints.save(step, flat, self._info(), self.progress.metric_now())
+        self._saved = step
+
+    def _info(self) -> dict[str, Any]:
+        return {
+            "model": self._model(),
+            "run": self.record.directory.config,
+            "position": self.order.position(self.progress.step),
+            "prng": self.prng,
+            "progress": self.progress.to_dict(),
+        }
+
+    # -- evaluating -------------------------------------------------------------------------
+
+    def _evaluation_is_due(self) -> bool:
+        step = self.progress.step
+        every = self.run.evaluation.steps or self.order.batches_per_epoch()
+        return bool(self.evaluations) and step > 0 and (step % every == 0 or step == self.total)
+
+    def _evaluate_and_judge(self, state: Any) -> bool:
+        """Evaluate on every split; whether this state is the best so far, and to be kept."""
+        self._settle()
+        found, params = {}, state.evaluated()
+        with self.record.pause():
+            for name, evaluation in self.evaluations.items():
+                # Evaluations can be long, and machines give little notice.
+                between = lambda: self._stop_if_told(state)  # noqa: E731
+                found[name] = self.evaluator.figures(params, evaluation, between)
+        for name, figures in found.items():
+            self.record.evaluated(self.progress.step, name, figures)
+        first = next(iter(found))
+        if self.metric not in found[first]:
+            raise RunError(
+                f"evaluation.metric is {self.metric!r}; {first} has {sorted(found[first])}"
+            )
+        better = self.progress.judge(found[first][self.metric], self.greater_is_better)
+        return better and self.run.checkpoints.best
+
+    # -- the end ----------------------------------------------------------------------------
+
+    def _end(self, state: Any) -> Bert:
+        self._settle()
+        self.checkpoints.wait()
+        best = self.checkpoints.best() if self.run.checkpoints.best else None
+        params = self._params_of(self.progress.step if best is None else best, state)
+        self.final = self.parallel.take(State(None, params, {}))
+        return dataclasses.replace(self.bert, params=unflatten(params))
+
+    def _params_of(self, step: int, state: Any) -> Flat:
+        """The parameters that count of a step: of this state, or of a checkpoint."""
+        if step == self.progress.step:
+            return self.parallel.give(state).evaluated()
+        target = {
+            name: leaf for name, leaf in flat_target(self.abstract).items()
+            if name.split("/")[0] in (PARAMS, AVERAGE)
+        }  # fmt: skip
+        flat = self.checkpoints.restore(step, target, partial=True)
+        return from_flat(flat, self.abstract._replace(step=None, opt_state={})).evaluated()
