@@ -120,6 +120,8 @@ def main(argv: list[str] | None = None) -> int:
     if argv == ["--version"]:
         print(f"jbert {__version__}")
         return 0
+    if argv[:1] and argv[0] in TRAINING:
+        return _train(argv[0], argv[1:])
     debug = "--debug" in argv
     argv = [word for word in argv if word != "--debug"]
     command = tyro.cli(Command, prog="jbert", args=argv, description=_DESCRIPTION)  # pyright: ignore
@@ -138,8 +140,22 @@ def main(argv: list[str] | None = None) -> int:
         return 130
 
 
+# The commands of train/, for those who have no checkout. They read a configuration file first, and
+# then its fields, so they parse their arguments themselves.
+TRAINING = ("finetune",)
+
+
+def _train(name: str, argv: list[str]) -> int:
+    from jbert.training.command import main as train
+    from jbert.training.finetune import FinetuneConfig, finetune
+
+    kinds = {"finetune": (FinetuneConfig, finetune)}
+    return train(*kinds[name], f"jbert {name}", argv)
+
+
 _DESCRIPTION = """The BERT family in JAX and Flax.
 
+`jbert finetune CONFIG` trains; see `jbert finetune --help`.
 `jbert --version` prints the version; `--debug` shows the traceback of an error."""
 
 if __name__ == "__main__":

@@ -41,9 +41,7 @@ def heads(tosses: np.ndarray, keys: np.ndarray, purpose: str) -> np.ndarray:
     """How many of so many tosses of a coin come up heads, for each key."""
     words = np.arange(-(-int(tosses.max(initial=0)) // 64))
     used = np.clip(tosses[:, None] - 64 * words, 0, 64).astype(np.uint64)
-    # A shift by 64 is undefined, and so is spelled in two.
-    half = used >> np.uint64(1)
-    mask = ~(~np.uint64(0) << half << (used - half))
+    mask = ~(~np.uint64(0) << used)  # numpy's shift by 64 leaves nothing, unlike C's
     return np.bitwise_count(bits(keys[:, None], words, purpose) & mask).sum(1, dtype=np.int64)
 
 

@@ -170,6 +170,15 @@ def _is_headerless(task: GlueTask, path: Path) -> bool:
     return line.count("\t") + 1 == len(task.headerless)
 
 
+def has_files(task: GlueTask, directory: str | os.PathLike[str]) -> bool:
+    """Whether the task's tsv files are in a directory; if not it may be one of TFDS."""
+    try:
+        _folder(task, Path(os.path.expanduser(directory)))
+    except DataNotFoundError:
+        return False
+    return True
+
+
 def _folder(task: GlueTask, directory: Path) -> Path:
     """Where the task's files are: in `directory`, or in a folder there that has the task's name."""
     if not directory.is_dir():

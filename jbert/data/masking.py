@@ -101,7 +101,7 @@ def _choose_tokens(special, keys, counts) -> np.ndarray:
     order[special] = LAST
     ranked = np.sort(order, axis=1)
     last = np.take_along_axis(ranked, np.maximum(counts - 1, 0)[:, None], axis=1)
-    return (order <= last) & ~special & (counts > 0)[:, None]
+    return (order <= last) & (counts > 0)[:, None]
 
 
 class _Words(NamedTuple):
@@ -174,7 +174,7 @@ def _choose_words(words: _Words, keys, counts, longest: int, span_p: float):
         first = ranked[rows, step]
         span = first[:, None] + ahead
         at = (rows[:, None], span)
-        taken = (ahead < lengths[rows, first][:, None]) & (heads[at] < 0) & (size[at] > 0)
+        taken = (ahead < lengths[rows, first][:, None]) & (heads[at] < 0)
         taken &= joined[at] | (ahead == 0)
         taken = np.logical_and.accumulate(taken, axis=1)
         taken &= np.cumsum(size[at], axis=1) <= left[rows][:, None]

@@ -225,7 +225,7 @@ def _best_fit(counts: np.ndarray, capacity: int, most: int | None) -> tuple[np.n
             full, rest = divmod(placed, each)
             parts = ((rows[:full], each), (rows[full : full + 1], rest), (rows[full + 1 :], 0))
             for part, added in parts:
-                if len(part) and used + added < most and size > added * length:
+                if len(part) and used + added < most:
                     room.add(size - added * length, part, used + added)
             done, left = done + placed, left - placed
     return row, total

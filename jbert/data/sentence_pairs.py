@@ -44,9 +44,9 @@ def plan_pairs(
     plan = PairPlan(*map(np.concatenate, zip(*passes, strict=True)))
     if plan.random.mean() > 0.75:
         warnings.warn(
-            f"{plan.random.mean():.0%} of the sentence pairs are random ones, because many "
-            "documents have a single sentence (a line); half is what next-sentence prediction is "
-            "meant for",
+            f"{plan.random.mean():.0%} of the sentence pairs are random ones; half is what "
+            "next-sentence prediction is meant for. A sentence (a line) that is a document of its "
+            "own, or as long as a row, has no next one to be paired with",
             DataWarning,
             stacklevel=4,
         )

@@ -152,7 +152,10 @@ def _data_source(builder: Any, name: str, split: str, data_dir: Any) -> Sequence
 
 def _damaged(source: str, error: BaseException) -> DataError:
     found = (str(error).strip() or type(error).__name__).splitlines()[0]
-    return DataError(f"{source}: expected a prepared data set, found: {found}. Prepare it again")
+    return DataError(
+        f"{source}: expected a prepared data set, found: {found}. Prepare it again, or update "
+        "tensorflow-datasets"
+    )
 
 
 def _plain_row(row: Mapping[str, Any]) -> dict[str, Any]:

@@ -170,7 +170,6 @@ def _targets(where: Windows, answers: np.ndarray, notices: Notices) -> dict[str,
     """Positions in each row; those of [CLS] where the row does not hold the whole answer."""
     first, last = answers[where.sample].T
     held = (first >= where.second_start) & (last < where.second_start + where.second_length)
-    held &= first >= 0
     answered = np.flatnonzero(answers[:, 0] >= 0)
     notices.add(
         "have an answer that is too long for any row, and count as without answer",
