@@ -167,7 +167,7 @@ def _default(sentences: Sequence[Tags]) -> list[Entity]:
     Mirrors seqeval.metrics.sequence_labeling.get_entities: the type of a tag is what follows its
     first letter and hyphen, and `_` where nothing does; of `.` as of `O`, nothing begins.
     """
-    last, entities, start = Token("O", ""), [], 0
+    last, entities, start = Token("O", "_"), [], 0
     tags = [tag for sentence in sentences for tag in (*sentence, "O")]
     for place, tag in enumerate((*tags, "O")):
         token = Token(tag[0], tag[1:].split("-", maxsplit=1)[-1] or "_")

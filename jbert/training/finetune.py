@@ -70,9 +70,9 @@ def finetune(config: FinetuneConfig) -> dict[str, Figures]:
 
 def _finetune(config: FinetuneConfig) -> tuple[dict[str, Figures], str]:
     """The figures of one run, and the name of the one that its best checkpoint was best at."""
-    RunDirectory(config).prepare(config)
-    run = Finetuning(config)
-    return run.run(), run.trainer.metric
+    with RunDirectory(config).prepare(config):
+        run = Finetuning(config)
+        return run.run(), run.trainer.metric
 
 
 class Finetuning:

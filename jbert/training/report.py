@@ -35,7 +35,7 @@ TITLES = {
 }
 # How charts follow each other, after the loss and what is evaluated.
 ORDER = ["learning_rate", "examples_per_second", "tokens_per_second", "mfu", "grad_norm"]
-# What the clock says of a line is no curve.
+# What the clock says of a line is no curve, nor is how many examples there are.
 CLOCKS = {"epoch", "time", "elapsed_seconds"}
 FROM_ZERO = {"learning_rate", "examples_per_second", "tokens_per_second", "mfu"}
 SPEEDS = {"examples_per_second", "tokens_per_second", "mfu"}
@@ -220,8 +220,10 @@ def _curves(history: History) -> Iterator[str]:
 
 
 def _is_curve(split: str, name: str) -> bool:
+    if name in CLOCKS or name.endswith("total"):
+        return False
     # How fast an evaluation was would dwarf, on one axis, how fast training is.
-    return name not in CLOCKS and (split == TRAIN or name not in SPEEDS)
+    return split == TRAIN or name not in SPEEDS
 
 
 def _rank(name: str, evaluated: set[str]) -> int:

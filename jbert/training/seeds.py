@@ -29,18 +29,21 @@ def run_seeds(
     run: gives figures by split, and the name of the figure that decides which model is the best,
          on the first split. The directory itself then holds that one.
     """
-    parent = RunDirectory(config)
-    parent.prepare(config)
+    with RunDirectory(config).prepare(config) as parent:
+        return _run_seeds(config, run, parent.path)
+
+
+def _run_seeds(config: Any, run: Any, directory: Path) -> dict[str, Figures]:
     each: dict[int, dict[str, Figures]] = {}
     metric = ""
     for seed in config.seeds:
-        path = parent.path / f"seed-{seed}"
+        path = directory / f"seed-{seed}"
         each[seed], metric = run(
-            dataclasses.replace(config, seed=seed, seeds=(), output_dir=str(path), overwrite=False)
+            dataclasses.replace(config, seed=seed, seeds=(), output_dir=str(path))
         )
     with together():
         if jax.process_index() == 0:
-            _gather(parent.path, each, metric)
+            _gather(directory, each, metric)
     return _over(each, statistics.fmean)
 
 
