@@ -237,7 +237,7 @@ class _Masker:
         originals = batch["input_ids"]
         batch["input_ids"], batch["labels"] = mask_tokens(
             originals,
-            self.special[originals] | (batch["attention_mask"] == 0),
+            self.special[originals],  # padding is special too
             keys,
             mask_id=tokenizer.mask_token_id,
             vocab_size=len(tokenizer),

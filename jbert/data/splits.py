@@ -34,7 +34,8 @@ class DataConfig:
     columns: tuple[str, ...] = ()
     """The names of a csv's or tsv's columns, where its first line is not them."""
     validation_share: float = 0.1
-    """How much of the training data is held out where there is no validation split."""
+    """How much of the training data is held out where there is no validation split: the same rows
+    in every run."""
     rows: int | None = None
     """Use only so many rows of each split, for a quick look."""
     on_bad_row: Literal["error", "skip"] = "error"
@@ -51,13 +52,13 @@ class DataConfig:
             raise DataError(f"data.rows is {self.rows}; expected at least 1")
 
 
-def read_splits(data: DataConfig, seed: int) -> dict[str, Table]:
+def read_splits(data: DataConfig) -> dict[str, Table]:
     """The tables by split, `train` first; MNLI has two validation and two test splits."""
     tables = _read(data)
     if TRAIN not in tables:
         raise DataError(f"expected a split called train, found {', '.join(tables) or 'none'}")
     if not any(name.startswith(VALIDATION) for name in tables):
-        tables[TRAIN], held_out = _split(tables[TRAIN], data.validation_share, seed)
+        tables[TRAIN], held_out = _hold_out(tables[TRAIN], data.validation_share)
         tables = {TRAIN: tables.pop(TRAIN), VALIDATION: held_out, **tables}
     if data.rows is not None:
         tables = {name: t.select(range(min(len(t), data.rows))) for name, t in tables.items()}
@@ -100,13 +101,24 @@ def _in_order(tables: Mapping[str, Table]) -> dict[str, Table]:
     return dict(sorted(tables.items(), key=lambda item: order.index(item[0].split("_")[0])))
 
 
-def _split(table: Table, share: float, seed: int) -> tuple[Table, Table]:
-    """Some rows at random, the same ones for a seed, as a split of their own."""
-    if len(table) < 2:
+def _hold_out(table: Table, share: float) -> tuple[Table, Table]:
+    """Some rows at random as a split of their own: the same ones whatever the run's seed, so that
+    runs can be compared. Rows that share a context go the same way: who has learned one question
+    about a text knows something about the others."""
+    contexts = table.columns.get("context", range(len(table)))
+    groups: dict[Any, list[int]] = {}
+    for row, context in enumerate(contexts):
+        groups.setdefault(context, []).append(row)
+    if len(groups) < 2:
         raise DataError(
             f"{table.source} has {len(table)} row(s), too few to hold some out for validation; "
             "give data.validation_file"
         )
-    order = np.random.default_rng((seed, len(table))).permutation(len(table)).tolist()
-    count = min(max(1, round(share * len(table))), len(table) - 1)
-    return table.select(sorted(order[count:])), table.select(sorted(order[:count]))
+    several = list(groups.values())
+    wanted, held_out = share * len(table), list[int]()
+    for group in np.random.default_rng(len(table)).permutation(len(several)).tolist()[1:]:
+        if held_out and len(held_out) >= wanted:
+            break
+        held_out += several[group]
+    kept = set(range(len(table))) - set(held_out)
+    return table.select(sorted(kept)), table.select(sorted(held_out))

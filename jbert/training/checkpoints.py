@@ -26,13 +26,13 @@ from jbert.checkpoint import begin_saving
 from jbert.manifest import DamagedError
 from jbert.training.lock import Lock
 from jbert.training.processes import from_first, together
-from jbert.training.step_files import STATE, Leaf, StepFiles, describe, open_step
+from jbert.training.step_files import STATE, Leaf, StepFiles, amend, describe, open_step
 from jbert.trees import unflatten
 
 logger = logging.getLogger("jbert")
 
 LOCK = ".lock"
-# What a killed process may leave behind.
+# What a killed process or a failed save may leave behind.
 LITTER = (".writing.*", ".deleting.*", ".probe.*")
 DAMAGED = ".damaged"
 # A step needs room for its arrays, what Orbax adds to them, and its description.
@@ -201,8 +201,7 @@ class Checkpoints:
         with together():
             self._finish()
             leaves = _leaves(state)
-            # A copy: the caller may change his. As it will be read: JSON has no integer keys.
-            info = json.loads(json.dumps(info))
+            info, metric = _as_read(info), _number(metric)
             if self._first:
                 self._prepare(step, staging, leaves)
         try:
@@ -213,7 +212,6 @@ class Checkpoints:
             if isinstance(error, OSError):
                 raise self._told(step, error) from error
             raise
-        metric = None if metric is None else float(metric)
 
         def complete() -> None:
             describe(staging, step, leaves, info, metric)
@@ -225,6 +223,16 @@ class Checkpoints:
         self._thread = threading.Thread(target=self._commit, args=(step, staging, finish, complete))
         self._thread.start()
 
+    def amend(self, step: int, info: Mapping[str, Any], metric: float | None = None) -> None:
+        """Replace `info` and `metric` of a committed step, as after an evaluation of it."""
+        self._good = None
+        with together():
+            self._finish()
+            if self._first:
+                files = open_step(self.directory / str(step))
+                amend(files, _as_read(info), _number(metric))
+                self._forget_old()
+
     def _prepare(self, step: int, staging: Path, leaves: Mapping[str, Leaf]) -> None:
         if not self._open:
             raise ValueError(f"{self.directory}: these checkpoints are closed; open them again")
@@ -234,6 +242,7 @@ class Checkpoints:
                 f"{self.directory} holds step {newest}, and step {step} is to be saved; "
                 "continue from there, or move the later steps away"
             )
+        self._clear_away()  # threads of a failed save may have gone on writing
         size = sum(leaf.size * leaf.dtype.itemsize for leaf in leaves.values())
         check_room(staging, int(ROOM * size))
         staging.mkdir()
@@ -330,6 +339,15 @@ def _check_writable(directory: Path) -> None:
             "change its permissions",
             str(directory),
         ) from error
+
+
+def _as_read(info: Mapping[str, Any]) -> dict[str, Any]:
+    """A copy, because the caller may change his; JSON has no integer keys."""
+    return json.loads(json.dumps(info))
+
+
+def _number(metric: float | None) -> float | None:
+    return None if metric is None else float(metric)
 
 
 def _leaves(state: Mapping[str, jax.Array]) -> dict[str, Leaf]:

@@ -2,6 +2,7 @@
 is in it and seals every file. Reading needs no lock and writes nothing."""
 
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from jbert.atomic import sync
 from jbert.checkpoint import restore_params
 from jbert.manifest import DamagedError, checksums, seal, verify
 from jbert.trees import flatten, unflatten
@@ -34,12 +36,12 @@ class StepFiles:
             name: Leaf(tuple(shape), jnp.dtype(dtype))
             for name, (dtype, shape) in description["leaves"].items()
         }
-        self._files: dict[str, str] = description["files"]
+        self.files: dict[str, str] = description["files"]
         self._verified = False
 
     def verify(self) -> None:
         """Raise DamagedError, naming every file that is not as it was written."""
-        verify(self.path, self._files)
+        verify(self.path, self.files)
         self._verified = True
 
     def trust(self) -> None:
@@ -112,6 +114,27 @@ def describe(
     metric: float | None,
 ) -> None:
     """Write step.json for the files that are in `directory`."""
+    files = checksums(directory)
+    _write(directory / DESCRIPTION, step, state, info, metric, files)
+
+
+def amend(files: StepFiles, info: Mapping[str, Any], metric: float | None) -> None:
+    """Replace what step.json says of a committed step, at once; the arrays stay as they are."""
+    new = files.path / f".{DESCRIPTION}.new"
+    _write(new, files.step, files.leaves, info, metric, files.files)
+    sync(new)
+    os.replace(new, files.path / DESCRIPTION)
+    sync(files.path)
+
+
+def _write(
+    path: Path,
+    step: int,
+    state: Mapping[str, Leaf],
+    info: Mapping[str, Any],
+    metric: float | None,
+    files: Mapping[str, str],
+) -> None:
     description = {
         "format": FORMAT,
         "jbert_version": __version__,
@@ -119,8 +142,7 @@ def describe(
         "metric": metric,
         "info": info,
         "leaves": {name: [str(leaf.dtype), list(leaf.shape)] for name, leaf in state.items()},
-        "files": checksums(directory),
+        "files": files,
     }
     description["checksum"] = seal(description)
-    text = json.dumps(description, indent=1) + "\n"
-    (directory / DESCRIPTION).write_text(text, encoding="utf-8")
+    path.write_text(json.dumps(description, indent=1) + "\n", encoding="utf-8")

@@ -98,7 +98,7 @@ class Masked:
         self.fingerprint = digest(features.fingerprint, *chosen)
         self.mask_id, self.vocab_size = tokenizer.mask_token_id, len(tokenizer)
         self.special_ids = tokenizer.all_special_ids
-        # What the vocabulary does not know is text all the same, and may be hidden.
+        # Padding is special too. What the vocabulary does not know is text, and may be hidden.
         self._special = np.zeros(len(tokenizer), bool)
         self._special[[i for i in self.special_ids if i != tokenizer.unk_token_id]] = True
         tokens = tokenizer.convert_ids_to_tokens(range(len(tokenizer)))
@@ -119,7 +119,7 @@ class Masked:
         batch = self.features.batch(rows, length, epoch)
         ids = batch["input_ids"]
         batch["input_ids"], batch["labels"] = mask_tokens(
-            ids, self._special[ids] | (batch["attention_mask"] == 0),
+            ids, self._special[ids],
             draws.row_keys(rows, self.settings.seed, epoch),
             mask_id=self.mask_id, vocab_size=self.vocab_size, rate=self.settings.rate,
             strategy=self.settings.strategy, special_ids=self.special_ids,
