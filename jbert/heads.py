@@ -8,6 +8,7 @@ from flax import struct
 from jaxtyping import Array, Float
 
 from jbert.activations import ActivationField, activation
+from jbert.cross_entropy import chunked_losses
 from jbert.execution import Execution
 from jbert.layers import Dense, LayerNorm, add_bias, dot, vocab_bias, vocab_table
 
@@ -23,6 +24,7 @@ class Output:
     start_logits, end_logits:                    of question answering
     hidden_states:           the embeddings and each layer's output, if asked for
     attentions, cross_attentions:                each layer's weights, if asked for
+    token_losses:            (batch, k), the loss of each of `targets`, in place of their logits
     cache:                   to pass to the next call of a decoder
     """
 
@@ -35,6 +37,7 @@ class Output:
     end_logits: Any = None
     hidden_states: Any = None
     attentions: Any = None
+    token_losses: Any = None
     cross_attentions: Any = None
     cache: Any = None
 
@@ -93,8 +96,9 @@ class MaskedLMHead(nn.Module):
 
     @nn.compact
     def __call__(
-        self, hidden: Float[Array, "b l d"], words: Float[Array, "v f"]
-    ) -> Float[Array, "b l v"]:
+        self, hidden: Float[Array, "b l d"], words: Float[Array, "v f"], targets=None
+    ) -> Float[Array, "b l *v"]:
+        """Logits, or the losses of `targets`."""
         x = TransformHead(
             self.features, self.act, self.eps, self.stddev, self.execution, name="transform"
         )(hidden)
@@ -102,8 +106,12 @@ class MaskedLMHead(nn.Module):
         if not self.tied:
             shape = (self.features, self.vocab_size)
             kernel = vocab_table(self, "decoder", self.stddev, shape)
-        logits = dot(x, kernel, self.execution.dtype)
-        return add_bias(logits, vocab_bias(self, self.vocab_size))
+        bias = vocab_bias(self, self.vocab_size)
+
+        def logits(x):
+            return add_bias(dot(x, kernel, self.execution.dtype), bias)
+
+        return logits(x) if targets is None else chunked_losses(logits, x, targets, len(bias))
 
 
 class Discriminator(nn.Module):

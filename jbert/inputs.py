@@ -25,6 +25,8 @@ class Inputs:
     token_type_ids: Any
     position_ids: Any
     head_mask: Any
+    logits_at: Any
+    targets: Any
     cache: Any
     context: Context
 
@@ -42,6 +44,8 @@ def prepare(
     encoder_hidden_states,
     encoder_attention_mask,
     cache,
+    logits_at,
+    targets,
     output_hidden_states: bool | None,
     output_attentions: bool | None,
     deterministic: bool,
@@ -77,6 +81,8 @@ def prepare(
         ),
         position_ids=jnp.asarray(position_ids),
         head_mask=_head_mask(config, head_mask),
+        logits_at=_places(logits_at, shape),
+        targets=_targets(targets, shape if logits_at is None else np.shape(logits_at)),
         cache=cache,
         context=context,
     )
@@ -346,6 +352,26 @@ def _check_head_mask(config, head_mask) -> None:
         raise InputError(
             f"head_mask has shape {np.shape(head_mask)}; expected {(heads,)} or {(layers, heads)}"
         )
+
+
+def _places(logits_at, shape):
+    if logits_at is None:
+        return None
+    found = np.shape(logits_at)
+    if len(found) != 2 or found[0] != shape[0]:
+        raise InputError(f"logits_at has shape {found}; expected ({shape[0]}, positions)")
+    _check_ids(logits_at, "logits_at", found, shape[1])
+    return jnp.asarray(logits_at)
+
+
+def _targets(targets, shape):
+    if targets is None:
+        return None
+    if np.shape(targets) != tuple(shape):
+        raise InputError(
+            f"targets has shape {np.shape(targets)}; expected {tuple(shape)}, one for each logit"
+        )
+    return jnp.asarray(targets)
 
 
 def concrete(x: Any) -> np.ndarray | None:

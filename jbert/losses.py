@@ -12,10 +12,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from jbert.config import ModelConfig
+from jbert.cross_entropy import IGNORE, token_losses
 from jbert.heads import Output
 from jbert.inputs import concrete
-
-IGNORE = -100
 
 
 class LossError(ValueError):
@@ -46,8 +45,13 @@ class _Losses(NamedTuple):
     def term(self, weights: Any) -> Term:
         values, kept = self.values, self.kept.astype(jnp.float32)
         if weights is not None:
-            shape = (-1,) + (1,) * (values.ndim - 1)
-            weights = jnp.asarray(weights, jnp.float32).reshape(shape)
+            weights = jnp.asarray(weights, jnp.float32)
+            if weights.shape != values.shape[:1]:
+                raise LossError(
+                    f"weights has shape {weights.shape}; expected {values.shape[:1]}, "
+                    "one for each example"
+                )
+            weights = weights.reshape(-1, *(1,) * (values.ndim - 1))
             # Not 0 · NaN: an example that weighs nothing must not be able to spoil the sum.
             values = jnp.where(weights == 0, 0.0, values * weights)
             kept = kept * weights
@@ -101,16 +105,7 @@ def _cross_entropy(logits, labels, name: str = "labels", ignore: int = IGNORE) -
             f"for logits of shape {logits.shape}"
         )
     _check_range(labels, name, logits.shape[-1], ignore)
-    kept = labels != ignore
-    # The ignored label is no valid index: replace it before the lookup, or it gives NaN.
-    safe = jnp.where(kept, labels, 0)
-    logits = logits.astype(jnp.float32)
-    picked = jnp.take_along_axis(logits, safe[..., None], axis=-1)[..., 0]
-    losses = jax.nn.logsumexp(logits, axis=-1) - picked
-    # A label beyond the classes cannot be checked while tracing; NaN says so, a clamp would not.
-    in_range = (safe >= 0) & (safe < logits.shape[-1])
-    losses = jnp.where(in_range, losses, jnp.nan)
-    return _Losses(jnp.where(kept, losses, 0.0), kept)
+    return _Losses(token_losses(logits, labels, ignore), labels != ignore)
 
 
 def _check_range(labels, name: str, size: int, ignore: int) -> None:
@@ -147,7 +142,20 @@ def _check_width(value, name: str) -> None:
 
 
 def _per_position(config, output: Output, labels) -> list[_Losses]:
-    return [_cross_entropy(output.logits, _label(labels, "labels"))]
+    return [_of_tokens(output, output.logits, labels)]
+
+
+def _of_tokens(output: Output, logits, labels) -> _Losses:
+    """Of logits, or as the model has already computed it from its `targets`."""
+    target = _label(labels, "labels")
+    if output.token_losses is None:
+        return _cross_entropy(logits, target)
+    if target.shape != output.token_losses.shape:
+        raise LossError(
+            f"labels has shape {target.shape}; expected {output.token_losses.shape}, as targets"
+        )
+    kept = target != IGNORE
+    return _Losses(jnp.where(kept, output.token_losses, 0.0), kept)
 
 
 def _causal(config, output: Output, labels) -> list[_Losses]:
@@ -161,7 +169,7 @@ def _causal(config, output: Output, labels) -> list[_Losses]:
 def _pretraining(config, output: Output, labels) -> list[_Losses]:
     sentence = _label(labels, "next_sentence_label").reshape(-1)
     return [
-        _cross_entropy(output.prediction_logits, _label(labels, "labels")),
+        _of_tokens(output, output.prediction_logits, labels),
         _cross_entropy(output.seq_relationship_logits, sentence, "next_sentence_label"),
     ]
 

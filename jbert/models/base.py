@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from jbert.execution import Execution
 from jbert.heads import Output
-from jbert.inputs import Inputs, prepare
+from jbert.inputs import InputError, Inputs, prepare
 from jbert.layers import Embed
 
 # The arguments that have one entry a token, and in multiple choice a dimension for the choices.
@@ -23,7 +23,10 @@ class Model(nn.Module):
     All arguments are arrays of shape (batch, length) unless their name says otherwise:
     `attention_mask` is 1 for real tokens (or (batch, length, length) for pairs), `head_mask` has
     shape (heads,) or (layers, heads), `segment_ids` number the sequences packed into a row from 1,
-    with 0 for padding. Dropout is off unless `deterministic=False` and a "dropout" rng is given.
+    with 0 for padding. `logits_at` (batch, k) are the positions at which a masked language model's
+    logits are wanted, where not at all; `targets`, as many labels, ask for the loss of each
+    instead, for which the logits of all never exist at once. Dropout is off unless
+    `deterministic=False` and a "dropout" rng is given.
     """
 
     config: Any
@@ -31,6 +34,8 @@ class Model(nn.Module):
 
     # Multiple choice: every argument has a second dimension, the choices.
     has_choices: ClassVar[bool] = False
+    # A masked language model.
+    fills_in: ClassVar[bool] = False
     encoder_class: ClassVar[Any] = None
 
     def __call__(
@@ -46,6 +51,8 @@ class Model(nn.Module):
         encoder_attention_mask=None,
         cache=None,
         *,
+        logits_at=None,
+        targets=None,
         output_hidden_states: bool | None = None,
         output_attentions: bool | None = None,
         deterministic: bool = True,
@@ -62,9 +69,16 @@ class Model(nn.Module):
         choices = None
         if self.has_choices:
             per_token, choices = flatten_choices(per_token)
+        if (logits_at is not None or targets is not None) and not self.fills_in:
+            raise InputError(
+                f"logits_at and targets are for masked language models; {type(self).__name__} "
+                "takes neither"
+            )
         inputs = prepare(
             self.config,
             **per_token,
+            logits_at=logits_at,
+            targets=targets,
             head_mask=head_mask,
             encoder_hidden_states=encoder_hidden_states,
             encoder_attention_mask=encoder_attention_mask,

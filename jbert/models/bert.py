@@ -253,13 +253,13 @@ class _BertTask(Model):
 
 
 class BertForMaskedLM(_BertTask, tasks.ForMaskedLM):
-    def predict(self, encoder, hidden):
+    def predict(self, encoder, hidden, targets=None):
         c = self.config
         head = MaskedLMHead(
             c.hidden_size, c.vocab_size, c.hidden_act, c.layer_norm_eps, c.initializer_range,
             c.tie_word_embeddings, self.execution, name="mlm",
         )  # fmt: skip
-        return head(hidden, word_table(encoder))
+        return head(hidden, word_table(encoder), targets)
 
 
 class BertForPreTraining(BertForMaskedLM, tasks.ForPreTraining):
@@ -268,6 +268,8 @@ class BertForPreTraining(BertForMaskedLM, tasks.ForPreTraining):
 
 class BertForCausalLM(BertForMaskedLM):
     """Logits for the next token, each position seeing only those before it."""
+
+    fills_in = False
 
     @nn.compact
     def forward(self, inputs: Inputs) -> Output:

@@ -257,13 +257,13 @@ class _ConvBertTask(Model):
 class ConvBertForMaskedLM(_ConvBertTask, tasks.ForMaskedLM):
     """The generator of replaced-token detection: its activation is GELU, whatever hidden_act is."""
 
-    def predict(self, encoder, hidden):
+    def predict(self, encoder, hidden, targets=None):
         c = self.config
         head = MaskedLMHead(
             c.embedding_size, c.vocab_size, "gelu", c.layer_norm_eps, c.initializer_range,
             c.tie_word_embeddings, self.execution, name="mlm",
         )  # fmt: skip
-        return head(hidden, word_table(encoder))
+        return head(hidden, word_table(encoder), targets)
 
 
 class ConvBertForSequenceClassification(_ConvBertTask, tasks.ForSequenceClassification):

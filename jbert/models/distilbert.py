@@ -186,13 +186,13 @@ class _DistilBertTask(Model):
 
 
 class DistilBertForMaskedLM(_DistilBertTask, tasks.ForMaskedLM):
-    def predict(self, encoder, hidden):
+    def predict(self, encoder, hidden, targets=None):
         c = self.config
         head = MaskedLMHead(
             c.dim, c.vocab_size, c.activation, EPS, c.initializer_range,
             c.tie_word_embeddings, self.execution, name="mlm",
         )  # fmt: skip
-        return head(hidden, word_table(encoder))
+        return head(hidden, word_table(encoder), targets)
 
 
 class DistilBertForSequenceClassification(_DistilBertTask, tasks.ForSequenceClassification):

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 
 from jbert.activations import ActivationField
 from jbert.config import ModelConfig
+from jbert.cross_entropy import chunked_losses
 from jbert.execution import Execution
 from jbert.heads import Output, Pooler, TransformHead
 from jbert.inputs import Inputs
@@ -270,7 +271,8 @@ class MobileBertLMHead(nn.Module):
     execution: Execution
 
     @nn.compact
-    def __call__(self, hidden, words):
+    def __call__(self, hidden, words, targets=None):
+        """Logits, or the losses of `targets`."""
         c, run, std = self.config, self.execution, self.config.initializer_range
         x = TransformHead(
             c.hidden_size, c.hidden_act, c.layer_norm_eps, std, run, name="transform"
@@ -279,11 +281,16 @@ class MobileBertLMHead(nn.Module):
         kernel = words.T
         if not c.tie_word_embeddings:
             kernel = vocab_table(self, "decoder", std, (split, c.vocab_size))
-        logits = dot(x[..., :split], kernel, run.dtype)
-        if rest:
-            extra = vocab_table(self, "extra", std, (rest, c.vocab_size))
-            logits = logits + dot(x[..., split:], extra, run.dtype)
-        return add_bias(logits, vocab_bias(self, c.vocab_size))
+        extra = vocab_table(self, "extra", std, (rest, c.vocab_size)) if rest else None
+        bias = vocab_bias(self, c.vocab_size)
+
+        def logits(x):
+            found = dot(x[..., :split], kernel, run.dtype)
+            if extra is not None:
+                found = found + dot(x[..., split:], extra, run.dtype)
+            return add_bias(found, bias)
+
+        return logits(x) if targets is None else chunked_losses(logits, x, targets, len(bias))
 
 
 class _MobileBertTask(Model):
@@ -291,9 +298,9 @@ class _MobileBertTask(Model):
 
 
 class MobileBertForMaskedLM(_MobileBertTask, tasks.ForMaskedLM):
-    def predict(self, encoder, hidden):
+    def predict(self, encoder, hidden, targets=None):
         head = MobileBertLMHead(self.config, self.execution, name="mlm")
-        return head(hidden, word_table(encoder))
+        return head(hidden, word_table(encoder), targets)
 
 
 class MobileBertForPreTraining(MobileBertForMaskedLM, tasks.ForPreTraining):

@@ -1,6 +1,9 @@
 """The task models that differ between architectures in nothing but their encoder."""
 
+from typing import Any
+
 import flax.linen as nn
+import jax.numpy as jnp
 
 from jbert.heads import Discriminator, Output
 from jbert.inputs import Inputs
@@ -96,15 +99,25 @@ class ForNextSentencePrediction(Model):
 
 
 class ForMaskedLM(Model):
-    """Logits over the vocabulary at every position."""
+    """Logits over the vocabulary, at every position or at those that are asked for."""
+
+    fills_in = True
 
     @nn.compact
     def forward(self, inputs: Inputs) -> Output:
         encoder = self.make_encoder()
         output = encoder.forward(inputs)
-        return output.headed(logits=self.predict(encoder, output.last_hidden_state))
+        return output.headed(**self.fill_in(encoder, output, inputs, "logits"))
 
-    def predict(self, encoder, hidden):
+    def fill_in(self, encoder, output: Output, inputs: Inputs, name: str) -> dict[str, Any]:
+        """Logits under that name, or the losses of `targets`."""
+        hidden = output.last_hidden_state
+        if inputs.logits_at is not None:
+            hidden = jnp.take_along_axis(hidden, inputs.logits_at[..., None], axis=1)
+        found = self.predict(encoder, hidden, inputs.targets)
+        return {name if inputs.targets is None else "token_losses": found}
+
+    def predict(self, encoder, hidden, targets=None):
         raise NotImplementedError
 
 
@@ -116,6 +129,6 @@ class ForPreTraining(ForMaskedLM, ForNextSentencePrediction):
         encoder = self.make_encoder(pooler=True)
         output = encoder.forward(inputs)
         return output.headed(
-            prediction_logits=self.predict(encoder, output.last_hidden_state),
             seq_relationship_logits=self.relate(output),
+            **self.fill_in(encoder, output, inputs, "prediction_logits"),
         )
