@@ -18,11 +18,12 @@ import functools
 import random
 import zlib
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from jbert.data.table import Table
 
 QUICKSTART = "quickstart"
-SIZES = {"train": 6000, "validation": 600, "test": 600}
+SIZES = {"train": 12000, "validation": 600, "test": 600}
 LABELS = ("negative", "neutral", "positive")
 BAD, NEUTRAL, GOOD = LABELS
 
@@ -186,10 +187,15 @@ FILLERS = {
     "{years}": "two years, three years, a long time, many months",
     "{hours}": "an hour, two hours, half an hour, forty minutes",
 }
-DEGREES = "very, really, so, truly, absolutely, just, rather"
+DEGREES = {True: "very, really, so, rather", False: "really, truly, absolutely, just"}
 DENIALS = "not, not at all, anything but, far from, never, by no means, hardly"
 OTHERS = "my brother, my sister, a friend, everybody, the man in the shop, my neighbour, a critic"
 OPENINGS = "honestly, in my opinion, to be fair, in the end, as for me, this time"
+EXPECTED = "I expected that, I was sure that, I had been told that, we all thought"
+CAME_TRUE = "and I was right, and so it turned out, and that was true"
+DID_NOT = "but I was wrong, and I was wrong, but that was not so, but it was not true"
+AGREE = "and I agree, and that is true, and rightly so"
+DISAGREE = "but I disagree, but I do not agree, and that is not true, but that is wrong"
 MIDDLING = "average, ordinary, nothing special, as expected, like any other, the usual"
 FEELINGS = {
     GOOD: "loved/did not love, liked/did not like, enjoyed/did not enjoy, can recommend/cannot "
@@ -206,6 +212,7 @@ class _Writer:
         self.split = split
         # Of random.Random only `random` is sure to give the same numbers in every Python.
         self._random = random.Random(zlib.crc32(split.encode()))
+        self._things: set[str] = set()
 
     def sentence(self, label: str) -> str:
         self.subject, self._things = self._pick(SUBJECTS), set()
@@ -221,7 +228,7 @@ class _Writer:
     def _chance(self, share: float) -> bool:
         return self._random.random() < share
 
-    def _pick(self, things: Sequence):
+    def _pick(self, things: Sequence[Any]) -> Any:
         return things[int(self._random.random() * len(things))]
 
     def _one(self, words: str) -> str:
@@ -242,18 +249,20 @@ class _Writer:
                     self._things.add(found.thing)
                     return found
 
-    def clause(self, label: str, asks: bool = False) -> str:
-        """A main clause that says so, sometimes by denying the opposite."""
-        denies = self._chance(0.4)
-        if denies:
+    def clause(self, label: str, denials: float = 0.2, asks: bool = False) -> str:
+        """A main clause that says so, in a share of all by denying the opposite."""
+        if self._chance(denials):
             said = self.statement(_opposite(label), _can_be_denied)
             words = f"was {self._one(DENIALS)} {said.words}" if said.mild else said.denied
         else:
             said = self.statement(label, lambda found: True)
-            degree = f"{self._one(DEGREES)} " if self._chance(0.4) else ""
-            words = f"was {degree}{said.words}" if said.adjective else said.words
+            words = f"was {self._degree(said)}{said.words}" if said.adjective else said.words
         words = self._filled(words)
         return f"the {said.thing}? It {words}" if asks else f"the {said.thing} {words}"
+
+    def _degree(self, said: Statement) -> str:
+        wanted = _is_short(said) and self._chance(0.4)
+        return f"{self._one(DEGREES[said.mild])} " if wanted else ""
 
     def _filled(self, words: str) -> str:
         for name, fillers in FILLERS.items():
@@ -263,7 +272,7 @@ class _Writer:
     # -- ways to say what is good or bad ----------------------------------------------------
 
     def plainly(self, label: str) -> str:
-        return self.clause(label, asks=self._chance(0.2))
+        return self.clause(label, denials=0.3, asks=self._chance(0.2))
 
     def in_short(self, label: str) -> str:
         found = [self.statement(label, _is_short) for _ in range(2)]
@@ -298,19 +307,13 @@ class _Writer:
     def as_expected(self, label: str) -> str:
         came_true = self._chance(0.5)
         expected = self.statement(label if came_true else _opposite(label), _is_adjective)
-        word = self._one("I expected that, I was sure that, I had been told that, we all thought")
-        end = self._one("and I was right, and so it turned out, and that was true") if came_true else (
-            self._one("but I was wrong, and I was wrong, but that was not so, but it was not true")
-        )  # fmt: skip
-        return f"{word} the {expected.thing} would be {expected.words}, {end}"
+        end = self._one(CAME_TRUE if came_true else DID_NOT)
+        return f"{self._one(EXPECTED)} the {expected.thing} would be {expected.words}, {end}"
 
     def as_others_say(self, label: str) -> str:
-        agreed = self._chance(0.5)
-        said = self.clause(label if agreed else _opposite(label))
-        end = self._one("and I agree, and that is true, and rightly so") if agreed else (
-            self._one("but I disagree, but I do not agree, and that is not true, but that is wrong")
-        )  # fmt: skip
-        return f"{self._one(OTHERS)} says that {said}, {end}"
+        agrees = self._chance(0.5)
+        said = self.clause(label if agrees else _opposite(label))
+        return f"{self._one(OTHERS)} says that {said}, {self._one(AGREE if agrees else DISAGREE)}"
 
     def against_others(self, label: str) -> str:
         other, mine = self.clause(_opposite(label)), self.clause(label)
@@ -354,11 +357,10 @@ class _Writer:
 
 
 JUDGING_FRAMES = (
-    _Writer.plainly, _Writer.plainly, _Writer.plainly, _Writer.in_short, _Writer.in_short,
-    _Writer.with_feeling, _Writer.twice, _Writer.twice,
-    _Writer.after_but, _Writer.after_but, _Writer.with_although, _Writer.with_although,
-    _Writer.with_despite, _Writer.as_expected, _Writer.as_others_say, _Writer.against_others,
-    _Writer.denying,
+    _Writer.plainly, _Writer.plainly, _Writer.plainly, _Writer.plainly, _Writer.in_short,
+    _Writer.in_short, _Writer.twice, _Writer.twice, _Writer.with_feeling, _Writer.after_but,
+    _Writer.after_but, _Writer.with_although, _Writer.with_despite, _Writer.as_expected,
+    _Writer.as_others_say, _Writer.against_others, _Writer.denying,
 )  # fmt: skip
 NEUTRAL_FRAMES = (
     _Writer.facts, _Writer.facts, _Writer.neither, _Writer.middling, _Writer.some_and_others,
