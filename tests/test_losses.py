@@ -274,3 +274,72 @@ def test_traced_replaced_token_label_out_of_range_gives_nan():
 
     assert np.isfinite(of(ZEROS))
     assert np.isnan(of(at(2, (1, 2))))
+
+
+# -- weights ----------------------------------------------------------------------------------
+
+SPANS = {"start_positions": np.array([1, L, 2]), "end_positions": np.array([L, 3, 2])}
+VECTORS = {"labels": np.array([[0, 1, 1, 0], [1, 1, 0, 0], [0, 0, 0, 1]], np.float32)}
+NUMBERS = {"labels": np.array([[0.5], [-1.0], [2.0]], np.float32)}
+MASK = np.array([[1, 1, 1, 1, 1], [1, 1, 0, 0, 0], [1, 1, 1, 1, 0]])
+WEIGHED = [
+    ("masked_lm", {"logits": normal(B, L, C)}, {"labels": TOKEN_LABELS}, {}),
+    ("causal_lm", {"logits": normal(B, L, C)}, {"labels": TOKEN_LABELS}, {}),
+    ("token_classification", {"logits": normal(B, L, C)}, {"labels": TOKEN_LABELS}, {}),
+    ("pretraining", {"prediction_logits": normal(B, L, C), "seq_relationship_logits": normal(B, 2)},
+     {"labels": TOKEN_LABELS, "next_sentence_label": np.array([[0], [1], [1]])}, {}),
+    ("next_sentence", {"logits": normal(B, 2)}, {"labels": np.array([0, 1, 1])}, {}),
+    ("multiple_choice", {"logits": normal(B, C)}, {"labels": np.array([[3], [0], [2]])}, {}),
+    ("question_answering", {"start_logits": normal(B, L), "end_logits": normal(B, L)}, SPANS, {}),
+    ("sequence_classification", {"logits": normal(B, C)}, {"labels": np.array([3, 0, 2])}, {}),
+    ("sequence_classification", {"logits": normal(B, C)}, VECTORS,
+     {"problem_type": "multi_label_classification"}),
+    ("sequence_classification", {"logits": normal(B, C)}, VECTORS, {"problem_type": "regression"}),
+    ("sequence_classification", {"logits": normal(B, 1)}, NUMBERS, {"num_labels": 1}),
+    ("replaced_token_detection", {"logits": normal(B, L)},
+     {"labels": np.tile([0, 1, 1, 0, -100], (B, 1)), "attention_mask": MASK}, {}),
+]  # fmt: skip
+each_loss = pytest.mark.parametrize(
+    ("task", "output", "labels", "changes"), WEIGHED, ids=[f"{w[0]}-{w[3]}" for w in WEIGHED]
+)
+
+
+def rows_of(arrays, rows):
+    return {name: values[rows] for name, values in arrays.items()}
+
+
+@each_loss
+def test_an_example_that_weighs_nothing_is_as_if_it_were_not_there(task, output, labels, changes):
+    cfg = config(**changes)
+    for kept in ([0, 2], [1], []):
+        weights = np.isin(np.arange(B), kept).astype(np.float32)
+        found = terms(task, cfg, Output(**output), labels, weights)
+        few = terms(task, cfg, Output(**rows_of(output, kept)), rows_of(labels, kept))
+        for one, other in zip(found, few, strict=True):
+            np.testing.assert_allclose(one.total, other.total, rtol=1e-6)
+            assert (one.count, one.scale) == (other.count, other.scale)
+
+
+@each_loss
+def test_weights_multiply_totals_and_counts(task, output, labels, changes):
+    cfg, order = config(**changes), [0, 1, 1, 2, 2, 2]
+    found = terms(task, cfg, Output(**output), labels, np.array([1.0, 2.0, 3.0]))
+    often = terms(task, cfg, Output(**rows_of(output, order)), rows_of(labels, order))
+    for one, other in zip(found, often, strict=True):
+        np.testing.assert_allclose(one.total, other.total, rtol=1e-6)
+        assert one.count == other.count
+
+
+def test_an_example_that_weighs_nothing_may_hold_anything():
+    logits = normal(B, L, C)
+    expected = terms("masked_lm", config(), Output(logits=logits[:2]), {"labels": TOKEN_LABELS[:2]})
+    logits[2] = np.nan
+    found = terms("masked_lm", config(), Output(logits=logits), {"labels": TOKEN_LABELS},
+                  np.array([1, 1, 0]))  # fmt: skip
+    np.testing.assert_allclose(found[0].total, expected[0].total, rtol=1e-6)
+
+
+@pytest.mark.parametrize("shape", [(1,), (B + 1,), (B, L), ()])
+def test_weights_are_one_for_each_example(shape):
+    with pytest.raises(LossError, match=r"weights has shape .*; expected \(3,\)"):
+        terms("masked_lm", config(), TOKENS, {"labels": ZEROS}, np.ones(shape))

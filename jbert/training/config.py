@@ -67,6 +67,8 @@ class OptimizerConfig:
             max_grad_norm=(self.max_grad_norm >= 0, "at least 0"),
             layer_decay=(0 < self.layer_decay <= 1, "more than 0 and at most 1"),
             ema=(0 <= self.ema < 1, "0 <= ema < 1"),
+            # A string is a sequence of patterns too: of its letters.
+            freeze=(not isinstance(self.freeze, str), "several patterns, such as (pattern,)"),
         )
 
 

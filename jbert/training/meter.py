@@ -1,6 +1,7 @@
 """What a run is told about its steps: sums over a window of them, rates, and the chip's share."""
 
 import math
+import re
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -23,6 +24,8 @@ PEAKS = {
     "TPU v6e": 918e12,
     "NVIDIA H200": 989e12,
     "NVIDIA H100": 989e12,
+    "NVIDIA H100 NVL": 835e12,
+    "NVIDIA H100 PCIe": 756e12,
     "NVIDIA A100": 312e12,
     "NVIDIA L4": 121e12,
     "Tesla V100": 125e12,
@@ -92,7 +95,8 @@ def flops_per_token(params: Mapping[str, Any], config: ModelConfig, length: int)
 def peak_flops() -> float | None:
     """Of all devices together; None where the kind of device is not known."""
     kind = jax.devices()[0].device_kind
-    fitting = [name for name in PEAKS if kind.startswith(name)]
+    # "NVIDIA A100-SXM4-40GB" is an A100; an "NVIDIA L40S" is no L4.
+    fitting = [name for name in PEAKS if re.match(rf"{name}\b", kind)]
     return PEAKS[max(fitting, key=len)] * jax.device_count() if fitting else None
 
 

@@ -79,7 +79,7 @@ class Optimizer:
         limit = self.config.max_grad_norm
         if not limit:
             return grads
-        norm = optax.global_norm(grads)
+        norm = global_norm(grads)
         factor = jnp.where(norm > limit, limit / norm, 1.0)
         return jax.tree.map(lambda g: g * factor, grads)
 
@@ -94,16 +94,17 @@ class Optimizer:
         """Refuse what would only show in the result: patterns and names that match nothing."""
         paths = list(paths)
         for pattern in self.config.freeze:
-            if not fnmatch.filter(paths, pattern):
-                some = ", ".join(sorted(paths)[:3])
-                raise RunError(
-                    f"optimizer.freeze: {pattern!r} matches no parameter; their names are {some}, …"
-                )
-            if _SCANNED.search("\n".join(paths)) and "layer_" in pattern:
+            if any(fnmatch.fnmatchcase(path, pattern) for path in paths):
+                continue
+            if "layer_" in pattern and any(_SCANNED.match(path) for path in paths):
                 raise RunError(
                     f"optimizer.freeze: {pattern!r} names single layers, which "
                     "execution.scan_layers keeps in one array; turn it off to freeze some of them"
                 )
+            some = ", ".join(sorted(paths)[:3])
+            raise RunError(
+                f"optimizer.freeze: {pattern!r} matches no parameter; their names are {some}, …"
+            )
         if all(self.is_frozen(path) for path in paths):
             raise RunError(f"optimizer.freeze: {self.config.freeze} leaves nothing to train")
         for path in paths:
@@ -123,6 +124,10 @@ class Optimizer:
 
     def _moments(self) -> optax.GradientTransformation:
         return optax.scale_by_adam(self.config.beta1, self.config.beta2, self.config.epsilon)
+
+
+def global_norm(grads: Flat) -> jax.Array:
+    return jnp.sqrt(sum(jnp.sum(jnp.square(leaf)) for leaf in grads.values()))
 
 
 def is_decayed(path: str) -> bool:

@@ -5,6 +5,7 @@ numpy arrays in, numbers out, and for checkpoints a state of global arrays.
 """
 
 import logging
+import math
 import time
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
@@ -66,27 +67,41 @@ class Parallel(Protocol):
 
 
 class Program:
-    """A function that is compiled once for each shape of its last argument, and says so."""
+    """A function that is compiled once for each shape of its last argument, and says so.
 
-    def __init__(self, name: str, function: Any, finish: Callable[[Any], Any] = lambda x: x):
-        self._name, self._function, self._finish = name, function, finish
+    ahead: compile before the first call, not by it.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        function: Any,
+        finish: Callable[[Any], Any] = lambda x: x,
+        ahead: bool = True,
+    ):
+        self._name, self._function, self._finish, self._ahead = name, function, finish, ahead
         self._compiled: dict[Any, Any] = {}
         self.compile_seconds = 0.0
 
     def __call__(self, *arguments: Any) -> Any:
-        shapes = tuple((name, x.shape) for name, x in sorted(arguments[-1].items()))
-        if shapes not in self._compiled:
-            start = time.perf_counter()
-            self._compiled[shapes] = self._function.lower(*arguments).compile()
-            spent = time.perf_counter() - start
-            self.compile_seconds += spent
-            shape = arguments[-1]["input_ids"].shape
-            logger.info("compiled the %s for inputs of %s in %.1f s", self._name, shape, spent)
-        return self._finish(self._compiled[shapes](*arguments))
+        shapes = tuple((name, x.shape, x.dtype) for name, x in sorted(arguments[-1].items()))
+        if shapes in self._compiled:
+            return self._finish(self._compiled[shapes](*arguments))
+        start = time.perf_counter()
+        program = self._function.lower(*arguments).compile() if self._ahead else self._function
+        compiled = time.perf_counter()
+        result = program(*arguments)
+        spent = (compiled if self._ahead else time.perf_counter()) - start
+        self._compiled[shapes] = program
+        self.compile_seconds += spent
+        shape = arguments[-1]["input_ids"].shape
+        logger.info("compiled the %s for inputs of %s in %.1f s", self._name, shape, spent)
+        return self._finish(result)
 
     def temporary_bytes(self) -> int:
-        """What the largest of the programs needs on a device besides its arguments."""
-        sizes = [program.memory_analysis() for program in self._compiled.values()]
+        """What the largest of the programs needs on a device besides its arguments, if known."""
+        programs = self._compiled.values() if self._ahead else ()
+        sizes = [program.memory_analysis() for program in programs]
         return max((size.temp_size_in_bytes for size in sizes if size is not None), default=0)
 
 
@@ -103,7 +118,7 @@ class JitParallel:
 
     def ways(self) -> int:
         spec = batch_sharding(self.mesh, self.rules).spec
-        return int(np.prod([self.mesh.shape[axis] for axis in _axes(spec)], dtype=int))
+        return math.prod(self.mesh.shape[axis] for axis in _axes(spec))
 
     def shardings(self, state: Any) -> Any:
         def moments(tree: Any) -> Any:
@@ -128,8 +143,10 @@ class JitParallel:
             return sharding
         spec = list(sharding.spec) + [None] * (len(shape) - len(sharding.spec))
         for i, size in enumerate(shape):
-            if spec[i] is None and size % self.mesh.shape["data"] == 0:
-                spec[i] = "data"
+            # Beside the axes that are there, which may be of a single device.
+            axes = (*_as_tuple(spec[i]), "data")
+            if size % math.prod(self.mesh.shape[axis] for axis in axes) == 0:
+                spec[i] = axes
                 return NamedSharding(self.mesh, PartitionSpec(*spec))
         return sharding
 
@@ -190,7 +207,7 @@ class PmapParallel:
 
     def give(self, state: Any) -> State:
         def whole(x):
-            copies = [shard.data.reshape(shard.data.shape[1:]) for shard in x.addressable_shards]
+            copies = [shard.data.reshape(x.shape[1:]) for shard in x.addressable_shards]
             return jax.make_array_from_single_device_arrays(x.shape[1:], self._everywhere, copies)
 
         return jax.tree.map(whole, state)
@@ -206,21 +223,30 @@ class PmapParallel:
 
     def train(self, step: TrainStep) -> Program:
         run = jax.pmap(step, axis_name=AXIS, donate_argnums=0)
-        return Program("train step", run, lambda result: (result[0], _first(result[1])))
+        finish = lambda result: (result[0], _first(result[1]))  # noqa: E731
+        return Program("train step", run, finish, self._ahead())
 
     def evaluate(self, step: EvalStep) -> Program:
-        return Program("eval step", jax.pmap(step, axis_name=AXIS), _first)
+        run = jax.pmap(step, axis_name=AXIS)
+        return Program("eval step", run, _first, self._ahead())
+
+    def _ahead(self) -> bool:
+        # Among several processes the compiled form takes other arguments than pmap itself.
+        return jax.process_count() == 1
 
 
 def _first(tree: Any) -> Any:
     """Of results that are the same on every device, those of the first one here."""
-    return jax.tree.map(lambda x: x.addressable_shards[0].data[0], tree)
+    return jax.tree.map(lambda x: x.addressable_shards[0].data.reshape(x.shape[1:]), tree)
 
 
 def _axes(spec: PartitionSpec) -> set[str]:
     """The mesh axes that a PartitionSpec names."""
-    parts = [(part,) if isinstance(part, str) else part or () for part in spec]
-    return {axis for part in parts for axis in part}
+    return {axis for part in spec for axis in _as_tuple(part)}
+
+
+def _as_tuple(part: str | tuple[str, ...] | None) -> tuple[str, ...]:
+    return (part,) if isinstance(part, str) else part or ()
 
 
 def mesh_of(run: RunConfig) -> tuple[Mesh, str]:

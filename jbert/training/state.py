@@ -13,8 +13,6 @@ from jbert.training.optimizer import Flat, Optimizer
 from jbert.training.parallel import Parallel
 from jbert.training.step import State
 
-PARAMS, AVERAGE = "params", "average"
-
 
 def new_state(params: Flat, optimizer: Optimizer, parallel: Parallel) -> Any:
     """The state before the first step; `params` are used up."""
@@ -80,10 +78,8 @@ def from_flat(flat: Mapping[str, jax.Array], abstract: State) -> State:
         layers = [flat[_of_layer(name, i)] for i in range(leaf.shape[0])]
         return jax.jit(_stack, out_shardings=leaf.sharding)(*layers)
 
-    values = {name: read(name, leaf) for name, leaf in _named(abstract).items()}
-    leaves, structure = jax.tree.flatten(abstract)
-    named = dict(zip(_names(abstract), range(len(leaves)), strict=True))
-    return jax.tree.unflatten(structure, [values[name] for name in named])
+    leaves = [read(name, leaf) for name, leaf in _named(abstract).items()]
+    return jax.tree.unflatten(jax.tree.structure(abstract), leaves)
 
 
 def state_bytes(state: Any) -> int:
@@ -94,12 +90,8 @@ def state_bytes(state: Any) -> int:
 
 
 def _named(state: State) -> dict[str, Any]:
-    return dict(zip(_names(state), jax.tree.leaves(state), strict=True))
-
-
-def _names(state: State) -> list[str]:
-    paths = jax.tree_util.tree_flatten_with_path(state)[0]
-    return ["/".join(_word(part) for part in path) for path, _ in paths]
+    leaves = jax.tree_util.tree_flatten_with_path(state)[0]
+    return {"/".join(_word(part) for part in path): leaf for path, leaf in leaves}
 
 
 def _word(part: Any) -> str:

@@ -11,19 +11,18 @@ from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
-import optax
 
+from jbert.data.batches import WEIGHTS
 from jbert.heads import Output
 from jbert.losses import Term, terms
 from jbert.models.base import Model
-from jbert.training.optimizer import Flat, Optimizer
+from jbert.training.optimizer import Flat, Optimizer, global_norm
 from jbert.trees import unflatten
 
 Batch = Mapping[str, jax.Array]
 # What an evaluation keeps of each row's outputs.
 Predict = Callable[[Output, Batch], dict[str, jax.Array]]
 LABELS = ("labels", "next_sentence_label", "start_positions", "end_positions")
-WEIGHTS = "weights"
 
 
 class State(NamedTuple):
@@ -92,10 +91,11 @@ class TrainStep:
     axis: str | None = None
 
     def __call__(self, state: State, batch: Batch) -> tuple[State, dict[str, Any]]:
+        batch = blank_fillers(batch)
         trained = self.optimizer.trainable(state.params)
         key = self._key(state.step)
         gradients, parts = self._gradients(trained, state.params, batch, key)
-        norm = optax.global_norm(gradients)
+        norm = global_norm(gradients)
         new, opt_state = self.optimizer.update(gradients, state.opt_state, state.params)
         average = state.average
         if average is not None:
@@ -173,6 +173,17 @@ def _sum_terms(parts: list[Term], axis: str | None) -> list[Term]:
     # Not the scales: they are the same everywhere.
     return [part._replace(total=_sum(part.total, axis), count=_sum(part.count, axis))
             for part in parts]  # fmt: skip
+
+
+def blank_fillers(batch: Batch) -> Batch:
+    """Zeros in the rows that weigh nothing: what is there may be anything, and 0 · NaN in their
+    gradient would be NaN."""
+    real = batch[WEIGHTS] != 0
+
+    def blank(x):
+        return jnp.where(real.reshape(-1, *(1,) * (x.ndim - 1)), x, jnp.zeros_like(x))
+
+    return {name: blank(x) for name, x in batch.items()}
 
 
 def micro_batches(batch: Batch, n: int) -> Batch:
