@@ -1,5 +1,6 @@
 """The loop around the step: data in, figures out, states saved, and every way to end."""
 
+import contextlib
 import dataclasses
 import json
 import logging
@@ -7,14 +8,15 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from jbert.data.batches import TrainingOrder, prefetch
 from jbert.data.features import Source
 from jbert.loaded import Bert
 from jbert.training.checkpoints import Checkpoints
 from jbert.training.config import RunConfig, RunError
-from jbert.training.directory import RunDirectory, write_whole
-from jbert.training.evaluation import Evaluation, Evaluator
+from jbert.training.directory import FAILED, RunDirectory, write_whole
+from jbert.training.evaluation import Evaluation, Evaluator, Predictions
 from jbert.training.meter import Sums, is_finite
 from jbert.training.optimizer import Flat, Optimizer
 from jbert.training.parallel import Parallel, check_batch, parallel_of
@@ -22,21 +24,12 @@ from jbert.training.preemption import Preempted, Preemption
 from jbert.training.prng import choose_prng
 from jbert.training.progress import Progress
 from jbert.training.record import Record
-from jbert.training.state import (
-    AVERAGE,
-    PARAMS,
-    abstract_state,
-    flat_target,
-    from_flat,
-    new_state,
-    to_flat,
-)
+from jbert.training.state import abstract_state, flat_target, from_flat, new_state, to_flat
 from jbert.training.step import EvalStep, Objective, Predict, State, TaskObjective, TrainStep
+from jbert.training.step_files import AVERAGE, PARAMS
 from jbert.trees import flatten, unflatten
 
 logger = logging.getLogger("jbert")
-
-FAILED = "failed_batch.json"
 
 
 class NonFiniteError(RunError):
@@ -73,6 +66,9 @@ class Trainer:
             )
         self.run, self.bert = run, bert
         self.evaluations = dict(evaluations or {})
+        for name, evaluation in self.evaluations.items():
+            if len(evaluation.source) == 0:
+                raise RunError(f"the split {name!r} has no example; expected at least one")
         self.metric = run.evaluation.metric or metric
         self.greater_is_better = greater_is_better
         self.facts = dict(facts or {})
@@ -119,6 +115,7 @@ class Trainer:
         devices = jax.device_count()
         if found is None:
             self.progress = Progress()
+            self.record.begin(self.progress)
             self._step = self._compile(choose_prng(None, devices))
             return new_state(self._params, self.optimizer, self.parallel)
         info = found.info
@@ -126,8 +123,10 @@ class Trainer:
         self.order.check_position(info["position"])
         self.progress = Progress.from_dict(info["progress"])
         self._step = self._compile(choose_prng(info["prng"], devices))
+        for leaf in self._params.values():
+            leaf.delete()  # there may be no room for both
         flat = self.checkpoints.restore(found.step, flat_target(self.abstract))
-        self.record.resumed(self.progress)
+        self.record.begin(self.progress)
         return self.parallel.take(from_flat(flat, self.abstract))
 
     def compile_seconds(self) -> float:
@@ -168,7 +167,7 @@ class Trainer:
         if self._evaluation_is_due() and progress.evaluated < progress.step:
             # The run was stopped in the middle of this evaluation.
             self._evaluate_and_judge(state)
-            self.checkpoints.amend(progress.step, self._info(), self.progress.metric_now())
+            self._amend()
         batches = prefetch(range(progress.step, self.total), self._batch)
         try:
             for batch in batches:
@@ -187,7 +186,7 @@ class Trainer:
                 self._stop_if_told(state)
         finally:
             batches.close()
-        self._save(state)
+        self._save(state, last=True)
         return state
 
     def _batch(self, number: int) -> Any:
@@ -221,6 +220,8 @@ class Trainer:
             write_whole(path, json.dumps({"step": step, "epoch": batch.epoch, "rows": rows}) + "\n")
         sums = Sums()
         sums.add(figures)
+        with contextlib.suppress(OSError):
+            self.checkpoints.wait()
         kept = self.checkpoints.steps()
         raise NonFiniteError(
             f"step {step}: the loss is {sums.loss()}, the gradient's norm "
@@ -235,22 +236,49 @@ class Trainer:
         code = self.preemption.exit_code()
         if code is None:
             return
-        self._save(state)
+        self._save(state, last=True)
         self.checkpoints.wait()
         logger.warning("stopped and saved at step %d; --resume goes on", self.progress.step)
         raise Preempted(code)
 
     # -- saving -----------------------------------------------------------------------------
 
-    def _save(self, state: Any) -> None:
+    def _save(self, state: Any, last: bool = False) -> None:
+        """Save this step. A disk that is full ends no run, unless there is no later try."""
         self._settle()
         step = self.progress.step
         if step == self._saved:
             return
         with self.record.pause():
-            flat = to_flat(self.parallel.give(state))
+            given = self.parallel.give(state)
+            if not _all_finite(given.params):
+                raise NonFiniteError(
+                    f"step {step}: a parameter is not finite, though the loss still was; nothing "
+                    "was saved. Lower optimizer.learning_rate"
+                )
+            flat = to_flat(given)
+            # An error can be that of the save before, which went on in the background.
+            error = self._write(step, flat) and self._write(step, flat)
+        if error is None:
+            self._saved = step
+        elif last:
+            raise error
+
+    def _write(self, step: int, flat: Flat) -> OSError | None:
+        try:
             self.checkpoints.save(step, flat, self._info(), self.progress.metric_now())
-        self._saved = step
+        except OSError as error:
+            logger.error("%s\nThe next checkpoint is tried in its turn", error)
+            return error
+        return None
+
+    def _amend(self) -> None:
+        """Tell the checkpoint of this step what came out of its evaluation."""
+        step = self.progress.step
+        try:
+            self.checkpoints.amend(step, self._info(), self.progress.metric_now())
+        except OSError as error:
+            logger.error("step %d keeps its description without its metric: %s", step, error)
 
     def _info(self) -> dict[str, Any]:
         return {
@@ -271,21 +299,33 @@ class Trainer:
     def _evaluate_and_judge(self, state: Any) -> bool:
         """Evaluate on every split; whether this state is the best so far, and to be kept."""
         self._settle()
-        found, params = {}, state.evaluated()
-        with self.record.pause():
-            for name, evaluation in self.evaluations.items():
-                # Evaluations can be long, and machines give little notice.
-                between = lambda: self._stop_if_told(state)  # noqa: E731
-                found[name] = self.evaluator.figures(params, evaluation, between)
+        try:
+            with self.record.pause():
+                found = self._evaluate(state)
+        except Exception:
+            # One that is wrong in its metric must not cost the steps since the last checkpoint.
+            if jax.process_count() == 1:
+                self._save(state)
+            raise
         for name, figures in found.items():
             self.record.evaluated(self.progress.step, name, figures)
+        metric = next(iter(found.values()))[self.metric]
+        return self.progress.judge(metric, self.greater_is_better) and self.run.checkpoints.best
+
+    def _evaluate(self, state: Any) -> dict[str, dict[str, float]]:
+        params = state.evaluated()
+        # Evaluations can be long, and machines give little notice.
+        between = lambda: self._stop_if_told(state)  # noqa: E731
+        found = {
+            name: self.evaluator.figures(params, evaluation, between)
+            for name, evaluation in self.evaluations.items()
+        }
         first = next(iter(found))
         if self.metric not in found[first]:
             raise RunError(
                 f"evaluation.metric is {self.metric!r}; {first} has {sorted(found[first])}"
             )
-        better = self.progress.judge(found[first][self.metric], self.greater_is_better)
-        return better and self.run.checkpoints.best
+        return found
 
     # -- the end ----------------------------------------------------------------------------
 
@@ -297,6 +337,10 @@ class Trainer:
         self.final = self.parallel.take(State(None, params, {}))
         return dataclasses.replace(self.bert, params=unflatten(params))
 
+    def predict_best(self, source: Source) -> tuple[Sums, Predictions]:
+        """What the model that `fit` gave back says of each row."""
+        return self.evaluator.predict(self.final.evaluated(), source)
+
     def _params_of(self, step: int, state: Any) -> Flat:
         """The parameters that count of a step: of this state, or of a checkpoint."""
         if step == self.progress.step:
@@ -307,3 +351,8 @@ class Trainer:
         }  # fmt: skip
         flat = self.checkpoints.restore(step, target, partial=True)
         return from_flat(flat, self.abstract._replace(step=None, opt_state={})).evaluated()
+
+
+@jax.jit
+def _all_finite(params: Flat) -> jax.Array:
+    return jnp.stack([jnp.isfinite(leaf).all() for leaf in params.values()]).all()

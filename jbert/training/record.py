@@ -15,7 +15,7 @@ from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from jbert.training.config import RunConfig
-from jbert.training.directory import METRICS, MetricsLog, RunDirectory
+from jbert.training.directory import BOARD, METRICS, MetricsLog, RunDirectory
 from jbert.training.meter import Clock, Sums, flops_per_token, peak_flops
 from jbert.training.state import state_bytes
 
@@ -34,6 +34,7 @@ class Record:
         self._clock = Clock()
         self._here = Sums()  # since the clock's last lap, in this process
         self._bar: Any = None
+        self._rates: list[str] = []  # of the last line, for the bar
         self._board: Any = None
         self._flops: float | None = None  # of one token, as a share of a second of all devices
         self._compiled = 0.0
@@ -59,7 +60,7 @@ class Record:
             return
         logger.info("%s", summary(trainer))
         if self.run.logging.tensorboard:
-            self._board = _board(self.directory)
+            self._board = _board(self.directory, step)
             self._open.callback(self._board.close)
         shown = self.run.logging.progress
         shown = sys.stderr.isatty() if shown is None else shown
@@ -72,12 +73,13 @@ class Record:
             self._open.enter_context(logging_redirect_tqdm())
         self._lap()
 
-    def resumed(self, progress: Any) -> None:
+    def begin(self, progress: Any) -> None:
         """Forget the lines of steps that will be made again."""
         if self.speaks:
             pending = progress.evaluated < progress.step
             self._metrics.cut(progress.step, "train" if pending else None)
-        logger.info("going on from step %d", progress.step)
+        if progress.step:
+            logger.info("going on from step %d", progress.step)
 
     # -- while it goes on -------------------------------------------------------------------
 
@@ -85,8 +87,10 @@ class Record:
     def pause(self) -> Iterator[None]:
         """Time that is not spent on training steps."""
         self._clock.pause()
-        yield
-        self._clock.go_on()
+        try:
+            yield
+        finally:
+            self._clock.go_on()
 
     def tick(self, step: int, progress: Any, figures: Mapping[str, Any]) -> None:
         """One step is done."""
@@ -94,13 +98,7 @@ class Record:
         if self._bar is None:
             return
         self._bar.update(step - self._bar.n)
-        rate = self._bar.format_dict["rate"]
-        words = [f"loss {progress.window.loss():.4g}"]
-        if rate and not self._bar.disable:
-            each = {name: getattr(self._here, name) / self._here.steps for name in RATES}
-            words += [f"{rate * each[name]:.4g} {name}/s" for name in RATES]
-            if self._flops is not None:
-                words.append(f"MFU {self._flops * rate * each['tokens']:.1%}")
+        words = [f"loss {progress.window.loss():.4g}", *self._rates]
         self._bar.set_postfix_str(", ".join(words), refresh=False)
 
     def trained(self, step: int, progress: Any, figures: Mapping[str, Any]) -> None:
@@ -116,8 +114,10 @@ class Record:
             "examples_per_second": here.examples / seconds,
             "tokens_per_second": here.tokens / seconds,
         }
+        self._rates = [f"{line[f'{name}_per_second']:.4g} {name}/s" for name in RATES]
         if self._flops is not None:
             line["mfu"] = self._flops * here.tokens / seconds
+            self._rates.append(f"MFU {line['mfu']:.1%}")
         self._write(step, "train", line)
 
     def _lap(self) -> float:
@@ -167,11 +167,12 @@ def summary(trainer: Any) -> str:
     return "\n".join(f"  {name:<11}{text}" for name, text in lines.items())
 
 
-def _board(directory: RunDirectory) -> Any:
+def _board(directory: RunDirectory, step: int) -> Any:
     try:
         from tensorboardX import SummaryWriter  # pyright: ignore[reportMissingImports]
     except ImportError as error:
         raise ImportError(
             "logging.tensorboard needs tensorboardX: pip install 'jbert[tensorboard]'"
         ) from error
-    return SummaryWriter(str(directory.path / "tensorboard"))
+    # What there is of later steps will be made again, and is not to be shown twice.
+    return SummaryWriter(str(directory.path / BOARD), purge_step=step + 1 if step else None)
