@@ -42,7 +42,7 @@ def chunked_losses(
     chunks = -(-k // width)
     fill = chunks * width - k
     x = jnp.pad(x, ((0, 0), (0, fill), (0, 0))).reshape(b, chunks, width, features)
-    labels = jnp.pad(labels, ((0, 0), (0, fill)), constant_values=IGNORE)
+    labels = jnp.pad(labels, ((0, 0), (0, fill)))
     labels = labels.reshape(b, chunks, width)
 
     @jax.checkpoint

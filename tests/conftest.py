@@ -7,8 +7,9 @@ jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
-# Marked tests need what the default environment has not; each runs when asked for by name.
-OPT_IN = ("parity", "hub")
+# Marked tests take minutes, or need what the default environment has not; each runs when asked for
+# by name. `bash .ci/run` asks for all of them but those that need a network.
+OPT_IN = ("parity", "hub", "faults")
 
 
 def pytest_collection_modifyitems(config, items):

@@ -56,7 +56,7 @@ def alone(parallel: str) -> Result:
     return program.run(job(Path(tempfile.mkdtemp()), parallel=parallel, devices=4))
 
 
-@pytest.mark.parametrize("parallel", ["jit", "pmap"])
+@pytest.mark.parametrize("parallel", ["jit", pytest.param("pmap", marks=pytest.mark.faults)])
 def test_two_processes_are_one_run(tmp_path, parallel):
     results = run_two(two(job(tmp_path, parallel=parallel)))
     expected = alone(parallel)
@@ -83,6 +83,7 @@ def test_both_stop_at_the_same_step_when_one_is_told(tmp_path):
     assert_close_run(program.run(resumed(job(tmp_path, devices=4))), alone("jit"))
 
 
+@pytest.mark.faults
 def test_two_go_on_where_one_was_stopped(tmp_path):
     stopped = job(tmp_path, devices=4, parallel="pmap", fault="SIGTERM in evaluation", at=(8,))
     program.run(stopped, code=143)
@@ -91,6 +92,7 @@ def test_two_go_on_where_one_was_stopped(tmp_path):
     assert open_step(result.directory / "checkpoints" / "8").metric == 0.5
 
 
+@pytest.mark.faults
 @pytest.mark.parametrize("killed", [0, 1])
 def test_when_one_is_killed_the_other_ends_and_the_run_goes_on(tmp_path, killed):
     jobs = two(job(tmp_path))
@@ -105,6 +107,7 @@ def test_when_one_is_killed_the_other_ends_and_the_run_goes_on(tmp_path, killed)
     assert_close_run(results[0], alone("jit"))
 
 
+@pytest.mark.faults
 def test_more_processes_than_examples(tmp_path):
     few = job(tmp_path, examples=1, held_out=1)
     results = run_two(two(few))
@@ -112,6 +115,7 @@ def test_more_processes_than_examples(tmp_path):
     assert results[0].lines()[-2]["examples"] == 12
 
 
+@pytest.mark.faults
 def test_what_process_0_refuses_all_refuse(tmp_path):
     first = job(tmp_path)
     Path(first.run.output_dir).mkdir()
@@ -127,11 +131,13 @@ def test_a_coordinator_that_is_not_there(tmp_path):
     assert time.monotonic() - start < 30
 
 
+@pytest.mark.faults
 def test_processes_that_do_not_come(tmp_path):
     result = program.run(lonely(tmp_path, 0, timeout=3), code=1)
     assert "RunError: not all of the 2 processes have joined within 3 s" in result.log
 
 
+@pytest.mark.faults
 def test_a_number_that_another_process_has(tmp_path):
     one = lonely(tmp_path, 0, timeout=3)
     jobs = [one, dataclasses.replace(one, name="other")]

@@ -58,7 +58,6 @@ class Trainer:
         metric: str = "loss",
         greater_is_better: bool = False,
         objective: Objective | None = None,
-        facts: Mapping[str, Any] | None = None,
     ):
         if bert.mesh is None:
             raise RunError(
@@ -71,7 +70,6 @@ class Trainer:
                 raise RunError(f"the split {name!r} has no example; expected at least one")
         self.metric = run.evaluation.metric or metric
         self.greater_is_better = greater_is_better
-        self.facts = dict(facts or {})
         self.order = TrainingOrder(train, run.batch_size, run.seed, run.group_by_length)
         self.total = run.steps or max(1, round(run.epochs * self.order.batches_per_epoch()))
         self.parallel: Parallel = parallel_of(run, bert.module, bert.mesh, str(bert.rules))

@@ -95,14 +95,19 @@ class Program:
         self._compiled[shapes] = program
         self.compile_seconds += spent
         shape = arguments[-1]["input_ids"].shape
-        logger.info("compiled the %s for inputs of %s in %.1f s", self._name, shape, spent)
+        logger.info(
+            "compiled the %s for inputs of %s in %.1f s; it takes %.2f GB a device besides the state",
+            self._name, shape, spent, self._temporary(program) / 1e9,
+        )  # fmt: skip
         return self._finish(result)
 
     def temporary_bytes(self) -> int:
         """What the largest of the programs needs on a device besides its arguments, if known."""
-        programs = self._compiled.values() if self._ahead else ()
-        sizes = [program.memory_analysis() for program in programs]
-        return max((size.temp_size_in_bytes for size in sizes if size is not None), default=0)
+        return max(map(self._temporary, self._compiled.values()), default=0)
+
+    def _temporary(self, program: Any) -> int:
+        size = program.memory_analysis() if self._ahead else None
+        return 0 if size is None else size.temp_size_in_bytes
 
 
 class JitParallel:

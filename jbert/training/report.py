@@ -35,8 +35,8 @@ TITLES = {
 }
 # How charts follow each other, after the loss and what is evaluated.
 ORDER = ["learning_rate", "examples_per_second", "tokens_per_second", "mfu", "grad_norm"]
-# What the clock says of a line is no curve, nor is how many examples there are.
-CLOCKS = {"epoch", "time", "elapsed_seconds"}
+# What the clock says of a line is no curve, nor is how many examples it has seen.
+CLOCKS = {"epoch", "time", "elapsed_seconds", "examples", "tokens"}
 FROM_ZERO = {"learning_rate", "examples_per_second", "tokens_per_second", "mfu"}
 SPEEDS = {"examples_per_second", "tokens_per_second", "mfu"}
 MOST_CHARTS = 60
