@@ -3,10 +3,14 @@
 import contextlib
 import logging
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import jax
+import numpy as np
+
+from jbert.barrier import Barrier
 from jbert.trees import flatten, unflatten
 
 # Bytes that are read at once, and the number of portions from which on it may be more.
@@ -27,35 +31,56 @@ def begin_saving(path: Path, params: Any) -> Callable[[], None]:
 
     The function returned waits until all of it is on disk, and raises what went wrong. It has to be
     called, from any thread: otherwise errors are lost, and other saves wait for ever.
-    Of several jax.distributed processes each calls both, and writes the shards that it holds.
+    Of several jax.distributed processes each calls both, and writes the shards that it holds. Of
+    arrays that each has for itself, the first one writes its own.
     """
     import orbax.checkpoint as ocp
 
+    alone = _processes(jax.tree.leaves(params))
+    options: dict[str, Any] = dict(alone)
+    barrier = None
+    if alone:
+        if jax.process_index() != 0:
+            return lambda: None
+        # Orbax refuses such arrays of jax for fear of a mistake.
+        params = jax.tree.map(np.asarray, params)
+    elif jax.process_count() > 1:
+        barrier = Barrier(ocp.multihost.get_jax_distributed_client())
+        options["async_options"] = ocp.options.AsyncOptions(barrier_sync_fn=barrier)
+    # Weights are noise to a compressor: it takes most of the time to save a tenth of the room.
+    handler = ocp.PyTreeCheckpointHandler(use_compression=False, **alone)
     held = contextlib.ExitStack()
     held.enter_context(_ALONE)
     try:
         held.enter_context(_quiet())
-        checkpointer = held.enter_context(ocp.StandardCheckpointer())
-        with _system_errors(path):
-            checkpointer.save(path.absolute(), params)
+        checkpointer = held.enter_context(ocp.AsyncCheckpointer(handler, **options))
+        with _failures(path, barrier):
+            checkpointer.save(path.absolute(), args=ocp.args.PyTreeSave(params))
     except BaseException:
         held.close()
         raise
 
     def finish() -> None:
-        with held, _system_errors(path):
+        with held, _failures(path, barrier):
             checkpointer.wait_until_finished()
 
     return finish
 
 
 @contextlib.contextmanager
-def _system_errors(path: Path) -> Iterator[None]:
+def _failures(path: Path, barrier: Barrier | None) -> Iterator[None]:
+    """An error here becomes one of the system, and known to the processes that wait for this."""
     try:
         yield
-    except ValueError as error:  # so TensorStore reports a full disk, and all that a system refuses
-        reason = str(error).rsplit(": ", 1)[-1]
-        raise OSError(f"{path}: the parameters could not be written: {reason}") from error
+    except Exception as error:
+        # So TensorStore reports a full disk, and all else that a system refuses.
+        if isinstance(error, ValueError):
+            reason = str(error).rsplit(": ", 1)[-1]
+            cause, error = error, OSError(f"{path}: the parameters could not be written: {reason}")
+            error.__cause__ = cause
+        if barrier is not None:
+            barrier.fail(error)
+        raise error
 
 
 @contextlib.contextmanager
@@ -85,7 +110,8 @@ def restore_params(path: Path, target: Any) -> Any:
         if leaf.sharding is None:
             raise TypeError("restore_params needs a sharding in every leaf of its target")
     restored: dict[str, Any] = {}
-    with ocp.PyTreeCheckpointer() as checkpointer:
+    options = _processes(flat.values())
+    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler(**options), **options) as checkpointer:
         for paths in _portions(
             {name: leaf.size * leaf.dtype.itemsize for name, leaf in flat.items()}
         ):
@@ -97,6 +123,21 @@ def restore_params(path: Path, target: Any) -> Any:
             )
             restored |= flatten(checkpointer.restore(path.absolute(), args=arguments))
     return unflatten(restored)
+
+
+def _processes(leaves: Iterable[Any]) -> dict[str, Any]:
+    """Orbax' options for this process alone, if it has the whole of each array.
+
+    It would otherwise wait for the others, even where each reads a model for itself.
+    """
+    import orbax.checkpoint as ocp
+
+    shardings = [leaf.sharding for leaf in leaves if not isinstance(leaf, np.ndarray)]
+    if jax.process_count() == 1 or not all(s.is_fully_addressable for s in shardings):
+        return {}
+    me = jax.process_index()
+    alone = ocp.options.MultiprocessingOptions(primary_host=me, active_processes={me})
+    return {"multiprocessing_options": alone}
 
 
 def _portions(sizes: Mapping[str, int]) -> list[list[str]]:

@@ -147,10 +147,11 @@ TRAINING = ("finetune",)
 
 def _train(name: str, argv: list[str]) -> int:
     from jbert.training.command import main as train
-    from jbert.training.finetune import FinetuneConfig, finetune
+    from jbert.training.finetune import FinetuneConfig, explain_settings, finetune
 
-    kinds = {"finetune": (FinetuneConfig, finetune)}
-    return train(*kinds[name], f"jbert {name}", argv)
+    kinds = {"finetune": (FinetuneConfig, finetune, explain_settings)}
+    kind, run, explain = kinds[name]
+    return train(kind, run, f"jbert {name}", argv, explain)
 
 
 _DESCRIPTION = """The BERT family in JAX and Flax.

@@ -16,6 +16,7 @@ from jbert.atomic import replacing
 from jbert.backend import lowering_for
 from jbert.convert import TABLES, weights
 from jbert.loaded import Bert, unrolled
+from jbert.processes import gathered, together
 from jbert.save import write_config
 from jbert.stack import unstack_layers
 from jbert.trees import flatten, unflatten
@@ -34,14 +35,31 @@ def export(
             "stablehlo", the compiled function for any batch size and length, which
             `load_stablehlo` runs with nothing but jax.
     force:  replace what the directory holds now.
+
+    Of several jax.distributed processes all call this; the first one writes what all of them hold.
     """
     if format not in FORMATS:
         raise ValueError(f"format is {format!r}; expected one of {FORMATS}")
-    with replacing(fresh_directory(directory, force), bert.num_bytes()) as staging:
+    first = jax.process_index() == 0
+    with together():
+        if first:
+            directory = fresh_directory(directory, force)
+    params = {}
+    for path, leaf in flatten(unstack_layers(bert.params)).items():
+        whole = gathered(leaf)
+        if first:
+            params[path] = whole
+    with together():
+        if first:
+            _export(bert, params, Path(directory), format)
+
+
+def _export(bert: Bert, params: dict[str, Any], directory: Path, format: str) -> None:
+    with replacing(directory, bert.num_bytes()) as staging:
         if format == "safetensors":
-            _write_safetensors(bert, staging)
+            _write_safetensors(bert, params, staging)
         else:
-            _write_stablehlo(bert, staging)
+            _write_stablehlo(bert, params, staging)
         if bert.tokenizer is not None:
             bert.tokenizer.save(staging)
 
@@ -56,14 +74,13 @@ def fresh_directory(directory: str | Path, force: bool) -> Path:
     return directory
 
 
-def _write_safetensors(bert: Bert, directory: Path) -> None:
+def _write_safetensors(bert: Bert, params: dict[str, Any], directory: Path) -> None:
     if bert.task == "question_answering" and bert.config.num_labels != 2:
         # transformers takes the width of this head, a start and an end, from there.
         bert = dataclasses.replace(bert, config=bert.config.replace(num_labels=2))
     from safetensors import SafetensorError
     from safetensors.numpy import save_file
 
-    params = flatten(unstack_layers(bert.params))
     table, tied = TABLES[bert.config.model_type], bert.config.tie_word_embeddings
     arrays = weights.export(params, table, bert.task, tied)
     write_config(bert, directory, dtype=bert.execution.param_dtype)
@@ -77,8 +94,7 @@ def _write_safetensors(bert: Bert, directory: Path) -> None:
     shutil.copymode(directory / "config.json", path)
 
 
-def _write_stablehlo(bert: Bert, directory: Path) -> None:
-    params = flatten(unstack_layers(bert.params))
+def _write_stablehlo(bert: Bert, params: dict[str, Any], directory: Path) -> None:
     names = ["input_ids", "attention_mask"]
     if bert.config.model_type != "distilbert":
         names.append("token_type_ids")
@@ -105,7 +121,7 @@ def _write_stablehlo(bert: Bert, directory: Path) -> None:
     write_config(bert, directory)
 
 
-def _program(bert: Bert, params: dict[str, jax.Array], names: list[str]) -> bytes:
+def _program(bert: Bert, params: dict[str, Any], names: list[str]) -> bytes:
     """The serialised forward pass, for any batch size and any length that has positions."""
     # Kernels made for one kind of device would not run on the others.
     execution = dataclasses.replace(unrolled(bert.module).execution, attention="xla")
@@ -130,7 +146,7 @@ def _below(bert: Bert, name: str) -> int:
     return getattr(bert.config, fields[name]) if name in fields else 2
 
 
-def _bits(leaf: jax.Array) -> np.ndarray:
+def _bits(leaf: Any) -> np.ndarray:
     # npz has no bfloat16; the signature says what these integers are.
     values = np.asarray(leaf)
     return values.view(np.uint16) if leaf.dtype == jnp.bfloat16 else values

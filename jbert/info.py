@@ -12,7 +12,7 @@ from jbert.load import default_task, read_config
 from jbert.loaded import abstract_params, build_module, decoder_config
 from jbert.locate import locate
 from jbert.restore import rerooted
-from jbert.save import read_info
+from jbert.stored import stored_in
 from jbert.trees import flatten
 
 # Bytes a parameter takes while training with AdamW: itself, its gradient and two moments, float32.
@@ -31,7 +31,7 @@ def describe(
         raise ValueError(f"devices: expected numbers of at least 1, found {list(devices)}")
     path, origin = locate(source, revision)
     directory = path if path.is_dir() else path.parent
-    saved = read_info(directory) if path.is_dir() else None
+    saved = stored_in(path)
     wanted = default_task(source, revision) if task is None else task
     wanted = None if wanted == "encoder" else wanted
     config = decoder_config(read_config(directory, path), wanted)
@@ -60,7 +60,7 @@ def _format(path) -> str:
 
 def _stored(path, saved) -> str:
     if saved is not None:
-        return f"task {saved['task'] or 'none'}, written by jbert {saved['jbert_version']}"
+        return f"task {saved.task or 'none'}, {saved.about}"
     with open_weights(path) as weights:
         sizes: dict[str, int] = {}
         for tensor in weights.values():
@@ -94,8 +94,8 @@ def _lacking(path, config, task, shapes) -> list[str]:
 
 
 def _lacking_in_saved(directory, path, saved, task, shapes) -> list[str]:
-    module = build_module(read_config(directory, path), saved["task"], Execution())
-    stored = rerooted(flatten(abstract_params(module)), saved["task"], task)
+    module = build_module(read_config(directory, path), saved.task, Execution())
+    stored = rerooted(flatten(abstract_params(module)), saved.task, task)
     return [f"would be new  {name}" for name in shapes if name not in stored]
 
 

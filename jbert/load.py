@@ -12,11 +12,11 @@ from jbert.execution import Execution
 from jbert.formats import open_weights
 from jbert.loaded import Bert, architecture_name, build_module, decoder_config, init_params
 from jbert.locate import locate
-from jbert.manifest import verify
 from jbert.models import REGISTRY, architecture, config_from_dict
-from jbert.restore import from_saved, from_weights
-from jbert.save import read_info
+from jbert.processes import from_first_on, together_on
+from jbert.restore import from_stored, from_weights
 from jbert.sharding import EVERYTHING, Rules
+from jbert.stored import is_step, step_config, stored_in, tokenizer_directory
 from jbert.tokenizer import Tokenizer
 
 logger = logging.getLogger("jbert")
@@ -89,9 +89,10 @@ def load(
     """A published or saved model, with its weights and tokenizer.
 
     name:     a short name ("mobilebert-uncased"), a hub id ("google/mobilebert-uncased"), a
-              directory, or a weight file beside its config.json.
+              directory, or a weight file beside its config.json. Of a training run's directory
+              the finished model, else the best checkpoint, else the newest; `source` says which.
     task:     a task name such as "masked_lm". None is the bare encoder, or for a model written by
-              `jbert.save` the task it was saved with; "encoder" is always the bare encoder.
+              `jbert.save` or by a training its own task; "encoder" is always the bare encoder.
     num_labels, id2label, problem_type: of the head; from the checkpoint where not given.
     dtype, param_dtype: of the computation and of the stored parameters, by name.
     remat, scan_layers, attention: see jbert.Execution.
@@ -99,17 +100,25 @@ def load(
     revision, cache_dir, local_files_only: of a model on the hub.
     seed:     initialises a head that the checkpoint does not have; a warning names its weights.
     Any further keyword replaces a field of the configuration.
+
+    With a mesh of several jax.distributed processes all of them call this.
     """
     execution = Execution(dtype, param_dtype, remat, scan_layers, attention)
     changes = head_changes(num_labels, id2label, problem_type) | config_overrides
-    path, source = locate(name, revision, cache_dir, local_files_only)
+    with together_on(mesh):
+        path, source = locate(name, revision, cache_dir, local_files_only)
+    # Of a run that goes on, another process may already see another checkpoint as the best.
+    chosen = from_first_on(mesh, str(path) if is_step(path) else None)
+    if chosen is not None:
+        path, source = Path(chosen), chosen
     directory = path if path.is_dir() else path.parent
-    info = read_info(directory) if path.is_dir() else None
-    if info is not None:
-        verify(directory, info["files"])
-        task = info["task"] if task is None else task
+    with together_on(mesh):
+        stored = stored_in(path)
+        if stored is not None:
+            stored.verify()
+            task = stored.task if task is None else task
+        stored_config = read_config(directory, path)
     task = None if task == ENCODER else task
-    stored_config = read_config(directory, path)
     if num_labels == stored_config.num_labels and id2label is None:
         # Nothing new: renewing the labels would forget their names.
         del changes["num_labels"]
@@ -117,11 +126,11 @@ def load(
     module = build_module(decoder_config(config, task), task, execution)
     rules = EVERYTHING if rules is None else rules
     new_head = num_labels is not None or id2label is not None
-    if info is None:
+    if stored is None:
         params = from_weights(path, module, task, mesh, rules, seed, new_head)
     else:
-        params = from_saved(
-            directory, info, stored_config, module, task, mesh, rules, seed, new_head
+        params = from_stored(
+            stored, source, stored_config, module, task, mesh, rules, seed, new_head
         )
     tokenizer = read_tokenizer(directory, module.config)
     return Bert(module.config, module, params, tokenizer, task, mesh, rules, source)
@@ -131,9 +140,9 @@ def default_task(name: str | Path, revision: str | None = None) -> str | None:
     """The task a checkpoint was saved with: jbert's own record, or config.json's architectures."""
     path, _ = locate(name, revision)
     directory = path if path.is_dir() else path.parent
-    info = read_info(directory)
-    if info is not None:
-        return info["task"]
+    stored = stored_in(directory)
+    if stored is not None:
+        return stored.task
     config = read_config(directory, path)
     found = config.extra.get("architectures") or []
     by_name = {
@@ -144,6 +153,8 @@ def default_task(name: str | Path, revision: str | None = None) -> str | None:
 
 def read_config(directory: Path, weights: Path) -> ModelConfig:
     """The configuration beside some weights; its family from their names where it says none."""
+    if is_step(directory):
+        return config_from_dict(step_config(directory))
     for name in ("config.json", "bert_config.json"):
         if (directory / name).is_file():
             values = read_config_json(directory / name)
@@ -185,6 +196,8 @@ _SIGNS = {
 
 def read_tokenizer(directory: Path, config: ModelConfig) -> Tokenizer | None:
     """The tokenizer in a model's directory, checked against its vocabulary; None without one."""
+    if is_step(directory):
+        directory = tokenizer_directory(directory)
     if not any((directory / name).is_file() for name in ("tokenizer.json", "vocab.txt")):
         logger.info("%s: no tokenizer.json and no vocab.txt; bert.tokenizer is None", directory)
         return None

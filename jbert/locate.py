@@ -7,6 +7,7 @@ from jbert import hub
 from jbert.atomic import recover
 from jbert.formats import table_of
 from jbert.models import presets
+from jbert.runs import model_of_run
 
 
 def locate(
@@ -19,12 +20,13 @@ def locate(
     """Where a model's files are, fetched from the hub if need be, and where they come from.
 
     `name` is a directory, a weight file or a TensorFlow checkpoint's prefix on this machine, or
-    else a short name or a hub id.
+    else a short name or a hub id. Of a training run's directory it is the model to use.
     """
     path = table_of(Path(os.path.expanduser(name)))
     recover(path.resolve())
     if path.exists():
-        return path.absolute(), str(path.absolute())
+        path = model_of_run(path.absolute()) if want == "model" else path.absolute()
+        return path, str(path)
     if isinstance(name, Path) or str(name).startswith((".", "/", "~")):
         raise FileNotFoundError(f"{path.absolute()}: expected a model's directory, found nothing")
     known = {alias: (preset.hub_id, preset.revision) for alias, preset in presets().items()}

@@ -4,7 +4,7 @@ import logging
 import math
 import re
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,6 @@ import numpy as np
 from jax.sharding import Mesh, Sharding, SingleDeviceSharding
 from tqdm import tqdm
 
-from jbert.checkpoint import restore_params
 from jbert.config import ModelConfig
 from jbert.convert import TABLES, ConversionError
 from jbert.convert.dialects import in_pytorch_words
@@ -23,15 +22,17 @@ from jbert.convert.weights import Matched, is_encoder, match
 from jbert.formats import Tensor, open_weights
 from jbert.loaded import abstract_params, build_module, init_params, unrolled
 from jbert.models.base import Model
-from jbert.save import PARAMS
+from jbert.processes import together_on
 from jbert.sharding import Rules, param_shardings
 from jbert.stack import SCANNED
+from jbert.stored import Stored
 from jbert.trees import flatten, unflatten
 
 logger = logging.getLogger("jbert")
 
 Flat = dict[str, Any]
-STRIP, ALIGNMENT = 16, 64
+# Numbers that are copied at once, and rows that are transposed at once: what a cache holds.
+BLOCK, STRIP, ALIGNMENT = 1 << 16, 32, 64
 
 
 class HeadWarning(UserWarning):
@@ -49,7 +50,7 @@ def from_weights(
     """
     table = TABLES[module.config.model_type]
     target = flatten(_target(unrolled(module), mesh, rules))
-    with open_weights(path) as weights:
+    with together_on(mesh), open_weights(path) as weights:
         tensors = in_pytorch_words(weights, module.config.model_type)
         found = match(
             {name: tensor.shape for name, tensor in tensors.items()},
@@ -62,18 +63,18 @@ def from_weights(
     return _with_new(kept, found.absent, module, mesh, rules, seed, str(path))
 
 
-def from_saved(
-    directory: Path, info: Mapping[str, Any], stored_config: ModelConfig, module: Model,
-    task: str | None, mesh: Mesh | None, rules: str | Rules, seed: int, new_head: bool = False,
+def from_stored(
+    stored: Stored, source: str, stored_config: ModelConfig, module: Model, task: str | None,
+    mesh: Mesh | None, rules: str | Rules, seed: int, new_head: bool = False,
 ) -> Any:  # fmt: skip
-    """Parameters from a directory that `jbert.save` wrote, its files verified."""
-    stored = build_module(stored_config, info["task"], unrolled(module).execution)
-    target = _target(stored, mesh, rules)
-    flat = rerooted(flatten(restore_params(directory / PARAMS, target)), info["task"], task)
+    """Parameters that `jbert.save` or a training wrote, their files verified."""
+    as_stored = build_module(stored_config, stored.task, unrolled(module).execution)
+    target = flatten(_target(as_stored, mesh, rules))
+    flat = rerooted(stored.restore(target), stored.task, task)
     wanted = unrolled(module)
-    shapes = flatten(target if wanted == stored else abstract_params(wanted))
+    shapes = target if wanted == as_stored else flatten(abstract_params(wanted))
     # Heads of different tasks share names: a classifier of texts, and one of choices.
-    new_head = new_head or info["task"] != task
+    new_head = new_head or stored.task != task
     kept, absent = {}, []
     problems = [
         f"{path}: expected no such weight, found {leaf.shape}"
@@ -89,13 +90,14 @@ def from_saved(
             found = flat[path].shape if path in flat else "nothing"
             problems.append(f"{path}: expected {leaf.shape}, found {found}")
     if problems:
-        raise ConversionError(f"{directory} does not fit the model:\n  " + "\n  ".join(problems))
+        raise ConversionError(f"{source} does not fit the model:\n  " + "\n  ".join(problems))
     if module.execution.param_dtype == "float16":
         # Orbax casts without a word.
         shards = {path: leaf.addressable_shards for path, leaf in kept.items()}
         counts = {p: sum(_not_finite(np.asarray(s.data)) for s in a) for p, a in shards.items()}
-        _refuse_not_finite(counts, str(directory))
-    return _with_new(kept, absent, module, mesh, rules, seed, str(directory))
+        with together_on(mesh):
+            _refuse_not_finite(counts, source)
+    return _with_new(kept, absent, module, mesh, rules, seed, source)
 
 
 def _target(module: Model, mesh: Mesh | None, rules: str | Rules) -> Any:
@@ -103,7 +105,7 @@ def _target(module: Model, mesh: Mesh | None, rules: str | Rules) -> Any:
     boxed = abstract_params(module, boxed=True)
     abstract = nn.meta.unbox(boxed)
     if mesh is None:
-        here = SingleDeviceSharding(jax.devices()[0])
+        here = SingleDeviceSharding(jax.local_devices()[0])
         shardings = jax.tree.map(lambda _: here, abstract)
     else:
         shardings = param_shardings(boxed, mesh, rules)
@@ -133,8 +135,8 @@ def _read(found: Matched, tensors: Mapping[str, Tensor], target: Flat, source: s
                     leave=False)  # fmt: skip
     for path, (rule, name) in progress:
         leaf = target[path]
-        values = _cast(rule.transform.to_jbert(tensors[name].read(), leaf.shape), leaf.dtype, path)
-        not_finite[path] = _not_finite(values)
+        stored = rule.transform.to_jbert(tensors[name].read(), leaf.shape)
+        values, not_finite[path] = _cast(stored, leaf.dtype, path)
         kept[path] = _place(values, leaf.sharding)
     _refuse_not_finite(not_finite, source)
     return kept
@@ -159,7 +161,8 @@ def _refuse_not_finite(counts: Mapping[str, int], source: str) -> None:
         )
 
 
-def _cast(values: np.ndarray, dtype, path: str) -> np.ndarray:
+def _cast(values: np.ndarray, dtype, path: str) -> tuple[np.ndarray, int]:
+    """A copy in another dtype, and how many of its values are not finite."""
     if not jax.numpy.issubdtype(values.dtype, jax.numpy.floating):
         raise ConversionError(
             f"{path} is stored as {values.dtype}; expected floating-point weights. Quantised "
@@ -168,15 +171,40 @@ def _cast(values: np.ndarray, dtype, path: str) -> np.ndarray:
     if values.dtype != dtype:
         logger.debug("%s: cast from %s to %s", path, values.dtype, dtype)
     # A copy even where nothing changes: the file may be deleted or rewritten later.
-    copy = _aligned(values.shape, dtype)
+    copy, not_finite = _aligned(values.shape, dtype), 0
     with np.errstate(over="ignore"):  # reported by name, as not finite
-        if values.ndim > 1 and values.strides[-1] != values.itemsize:
-            # Transposed: several times faster in strips that fit into the cache.
-            for i in range(0, values.shape[-1], STRIP):
-                copy[..., i : i + STRIP] = values[..., i : i + STRIP]
-        else:
-            copy[...] = values
-    return copy
+        for source, target in _blocks(values, copy):
+            source = source.astype(dtype, copy=False)
+            not_finite += _not_finite(source)
+            target[...] = source
+    return copy, not_finite
+
+
+def _blocks(values: np.ndarray, copy: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Views of both, in the order of the first one's memory, and small enough for a cache.
+
+    The first look at a mapped file is the slow one, and a transposition its worst way.
+    """
+    values = _merged(values)
+    copy = copy.reshape(values.shape)
+    if values.ndim == 2 and values.strides[0] == values.itemsize:
+        values, copy = values.T, copy.T
+    rows = {1: BLOCK, 2: STRIP}.get(values.ndim)
+    if rows is None:
+        yield values, copy
+        return
+    for i in range(0, len(values), rows):
+        yield values[i : i + rows], copy[i : i + rows]
+
+
+def _merged(values: np.ndarray) -> np.ndarray:
+    """The same with axes made one where memory allows it: of an attention's heads a matrix."""
+    shape, strides = list(values.shape), list(values.strides)
+    for axis in range(values.ndim - 2, -1, -1):
+        if strides[axis] == shape[axis + 1] * strides[axis + 1]:
+            shape[axis : axis + 2] = [shape[axis] * shape[axis + 1]]
+            del strides[axis]
+    return values.reshape(shape)
 
 
 def _aligned(shape: tuple[int, ...], dtype) -> np.ndarray:

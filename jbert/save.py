@@ -1,14 +1,17 @@
 """`save`: a model as a directory that `jbert.load` reads back with no other argument."""
 
-import hashlib
+import contextlib
 import json
 from pathlib import Path
 from typing import Any
 
+import jax
+
 from jbert.atomic import replacing
 from jbert.checkpoint import save_params
 from jbert.loaded import Bert, architecture_name
-from jbert.manifest import DamagedError, checksums
+from jbert.manifest import DamagedError, checksums, seal
+from jbert.processes import from_first, together
 from jbert.stack import unstack_layers
 from jbert.version import __version__
 
@@ -21,29 +24,46 @@ def save(bert: Bert, directory: str | Path, *, force: bool = False) -> None:
     """Write parameters (Orbax), configuration and tokenizer into `directory`.
 
     A model saved there before is replaced, and stays whole until the new one is; a directory that
-    holds anything else is refused unless `force` says to replace it.
+    holds anything else is refused unless `force` says to replace it. Of several jax.distributed
+    processes all call this, with a directory that all of them see: each writes its own shards.
     """
-    directory = output_directory(directory, force)
-    with replacing(directory, bert.num_bytes()) as staging:
-        save_params(staging / PARAMS, unstack_layers(bert.params))
-        write_config(bert, staging)
-        if bert.tokenizer is not None:
-            bert.tokenizer.save(staging)
-        info = {
-            "format": FORMAT,
-            "jbert_version": __version__,
-            "task": bert.task,
-            "source": bert.source,
-            "files": checksums(staging),
-        }
-        info["checksum"] = _checksum(info)
-        (staging / INFO).write_text(json.dumps(info, indent=2) + "\n", encoding="utf-8")
+    first = jax.process_index() == 0
+    with contextlib.ExitStack() as held:
+        place = None
+        with together():
+            if first:
+                target = output_directory(directory, force)
+                place = str(held.enter_context(replacing(target, bert.num_bytes())))
+        staging = Path(from_first(place))
+        with together():
+            if not staging.is_dir():
+                raise OSError(
+                    f"{staging.parent}: this process does not see what process 0 writes there; "
+                    "choose a directory on a file system that all processes share"
+                )
+        params = unstack_layers(bert.params)
+        with together():
+            save_params(staging / PARAMS, params)
+        with together():
+            if first:
+                _describe(bert, staging)
+                held.close()
 
 
-def _checksum(info: dict[str, Any]) -> str:
-    """Of all that jbert.json says; the checksums of the other files are in it."""
-    rest = {key: value for key, value in info.items() if key != "checksum"}
-    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
+def _describe(bert: Bert, directory: Path) -> None:
+    """All but the parameters, and the checksums of everything."""
+    write_config(bert, directory)
+    if bert.tokenizer is not None:
+        bert.tokenizer.save(directory)
+    info = {
+        "format": FORMAT,
+        "jbert_version": __version__,
+        "task": bert.task,
+        "source": bert.source,
+        "files": checksums(directory),
+    }
+    info["checksum"] = seal(info)
+    (directory / INFO).write_text(json.dumps(info, indent=2) + "\n", encoding="utf-8")
 
 
 def write_config(bert: Bert, directory: Path, **entries: Any) -> None:
@@ -79,7 +99,7 @@ def read_info(directory: Path) -> dict[str, Any] | None:
     try:
         info = json.loads(path.read_text(encoding="utf-8"))
         newer = info["format"] > FORMAT
-        if not newer and info["checksum"] != _checksum(info):
+        if not newer and info["checksum"] != seal(info):
             raise ValueError("contents that have changed")
     except (ValueError, KeyError, TypeError) as error:
         raise DamagedError(

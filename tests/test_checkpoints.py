@@ -15,10 +15,10 @@ import pytest
 from checkpoint_states import assert_step, placed, state, target
 
 import jbert
+from jbert.lock import LockedError
 from jbert.manifest import DamagedError, seal
 from jbert.training import checkpoints as module
 from jbert.training.checkpoints import Checkpoints
-from jbert.training.lock import LockedError
 from jbert.training.step_files import open_step
 
 # -- bits and devices -----------------------------------------------------------------------

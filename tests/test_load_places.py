@@ -149,6 +149,29 @@ def test_replacing_the_parameters_keeps_the_model(tmp_path):
     disk.assert_same(jax.tree.map(lambda x: x / 2, doubled.params), model.params)
 
 
+# -- copying --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
+def test_copies_are_the_same_in_any_order_of_memory(dtype):
+    """In blocks along the file's order, with what is not finite counted on the way."""
+    values = np.random.default_rng(0).standard_normal((140, 96)).astype(np.float32)
+    values[3, 5], values[137, 90], values[70, 0] = np.nan, -np.inf, 1e30
+    ways = [
+        values, values.T, values[::3, ::2], values.T[::-1], values.reshape(-1), values[0, 0],
+        values[:0], values.T.reshape(96, 10, 14), values.reshape(10, 14, 96).transpose(2, 0, 1),
+        values.reshape(10, 14, 96).transpose(1, 2, 0), np.broadcast_to(values[0], (40, 96)),
+        np.tile(values, (8, 1)).reshape(-1),
+    ]  # fmt: skip
+    for way in ways:
+        copy, not_finite = restore._cast(way, np.dtype(dtype), "x")
+        with np.errstate(over="ignore"):
+            expected = way.astype(dtype)
+        assert copy.shape == way.shape and copy.dtype == dtype and copy.flags.c_contiguous
+        assert copy.tobytes() == expected.tobytes()
+        assert not_finite == (~np.isfinite(expected.astype(np.float32))).sum()
+
+
 # -- memory ---------------------------------------------------------------------------------
 
 MEASURE = """

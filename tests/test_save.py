@@ -323,3 +323,9 @@ def test_options_of_execution_are_not_saved(tmp_path):
     assert jbert.load(tmp_path / "m").execution == Execution()
     again = jbert.load(tmp_path / "m", dtype="bfloat16", remat="full", scan_layers=True)
     assert again.execution == execution
+
+
+def test_parameters_may_be_plain_arrays(small, tmp_path):
+    plain = jax.tree.map(np.asarray, small.params)
+    jbert.save(dataclasses.replace(small, params=plain), tmp_path / "m")
+    disk.assert_same(jbert.load(tmp_path / "m").params, small.params)

@@ -3,7 +3,8 @@
 import sys
 
 from jbert.training.command import main
-from jbert.training.finetune import FinetuneConfig, finetune
+from jbert.training.finetune import FinetuneConfig, explain_settings, finetune
 
 if __name__ == "__main__":
-    sys.exit(main(FinetuneConfig, finetune, "python train/finetune.py"))
+    prog = "python train/finetune.py"
+    sys.exit(main(FinetuneConfig, finetune, prog, explain=explain_settings))

@@ -5,7 +5,6 @@ import logging
 from collections.abc import Sequence
 from typing import Any
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -136,13 +135,5 @@ def logits_at(module, params, inputs, positions):
 
     The vocabulary's matrix product is a fifth of a base model's work and most of its output.
     """
-
-    def only_there(next_method, args, kwargs, context):
-        if context.method_name == "predict" and context.module.path == ():
-            encoder, hidden = args
-            args = (encoder, jnp.take_along_axis(hidden, positions[..., None], axis=1))
-        return next_method(*args, **kwargs)
-
-    with nn.intercept_methods(only_there):
-        output = module.apply({"params": params}, **inputs)
+    output = module.apply({"params": params}, **inputs, logits_at=positions)
     return output.prediction_logits if output.logits is None else output.logits

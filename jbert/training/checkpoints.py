@@ -23,9 +23,9 @@ import jax.numpy as jnp
 
 from jbert.atomic import check_room, flush, remove, sync
 from jbert.checkpoint import begin_saving
+from jbert.lock import Lock
 from jbert.manifest import DamagedError
-from jbert.training.lock import Lock
-from jbert.training.processes import from_first, together
+from jbert.processes import from_first, together
 from jbert.training.step_files import STATE, Leaf, StepFiles, amend, describe, open_step
 from jbert.trees import unflatten
 

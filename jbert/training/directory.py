@@ -25,7 +25,7 @@ CHECKPOINTS, MODEL, REPORT, PREDICTIONS, FAILED, BOARD = (
 LOCK = ".lock"
 # What --overwrite deletes; whatever else somebody has put there stays.
 OWN = (CONFIG, METRICS, CHECKPOINTS, MODEL, REPORT, PREDICTIONS, FAILED, BOARD, "figures.json",
-       "tokenizer")  # fmt: skip
+       "seeds.json", "tokenizer")  # fmt: skip
 # What may differ between a run and its continuation: where and how it runs, not what it computes.
 FREE = ("output_dir", "resume", "overwrite", "parallel", "mesh", "execution", "logging", "cluster",
         "checkpoints", "accumulate")  # fmt: skip

@@ -1,20 +1,25 @@
 """Fine-tuning, from a configuration to a finished model: `jbert finetune`, `train/finetune.py`."""
 
 import dataclasses
+import difflib
+import inspect
 import json
 import logging
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 import jax
 
-from jbert.data.glue import GLUE, glue_task
-from jbert.data.processors import PROCESSORS
+from jbert.config import ModelConfig
+from jbert.data.glue import GlueTask, glue_task
+from jbert.data.processors import PROCESSORS, Processor
 from jbert.data.splits import TEST, TRAIN, VALIDATION, DataConfig, read_splits
-from jbert.data.table import DataError, Table
+from jbert.data.table import Table
 from jbert.metrics import greater_is_better
 from jbert.save import save
+from jbert.training.attempt import attempt
 from jbert.training.cluster import join
 from jbert.training.config import RunConfig, RunError
 from jbert.training.directory import MODEL, PREDICTIONS, RunDirectory, write_whole
@@ -24,7 +29,7 @@ from jbert.training.parallel import mesh_of
 from jbert.training.recipes import RECIPES, Figures, Recipe
 from jbert.training.report import write_report
 from jbert.training.seeds import run_seeds
-from jbert.training.start import StartConfig, start_model
+from jbert.training.start import Scalar, StartConfig, find_start
 
 logger = logging.getLogger("jbert")
 
@@ -43,8 +48,8 @@ class FinetuneConfig(RunConfig):
     """What the model is to do."""
     data: DataConfig = DataConfig()
     start: StartConfig = StartConfig()
-    processing: Mapping[str, int | float | bool | str] = dataclasses.field(default_factory=dict)
-    """Settings of the task's processor, such as max_length 128; see jbert.data.processors."""
+    processing: Mapping[str, Scalar | tuple[Scalar, ...]] = dataclasses.field(default_factory=dict)
+    """Settings of the task's processor: --processing.max_length 128."""
     scheme: Literal["default", "iob1", "iob2", "bioes", "bilou"] = "default"
     """How entities are counted: as conlleval does, or strictly by a scheme of tags."""
     seeds: tuple[int, ...] = ()
@@ -52,14 +57,56 @@ class FinetuneConfig(RunConfig):
 
     def __post_init__(self):
         super().__post_init__()
-        known = {field.name for field in dataclasses.fields(PROCESSORS[self.task])}
-        for name in self.processing:
-            if name not in known:
-                raise RunError(
-                    f"processing.{name}: the settings of {self.task} are {', '.join(sorted(known))}"
-                )
+        processor_of(self)
         if len(set(self.seeds)) < len(self.seeds):
             raise RunError(f"seeds are {self.seeds}; expected each of them once")
+
+
+def processor_of(config: FinetuneConfig) -> Processor:
+    """The task's processor with the settings of the run, and the columns of a GLUE task."""
+    settings: dict[str, Any] = dict(config.processing)
+    kind, task = PROCESSORS[config.task], _glue(config)
+    types = {field.name: field.type for field in dataclasses.fields(kind)}
+    known = sorted(types)
+    for name, value in settings.items():
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1)
+            hint = f"; nearest is {near[0]}" if near else ""
+            raise RunError(
+                f"processing.{name}: the settings of {config.task} are {', '.join(known)}{hint}"
+            )
+        if "tuple" in str(types[name]):
+            settings[name] = tuple(value) if isinstance(value, list | tuple) else (value,)
+    if task is not None:
+        names = dict(zip(("text", "pair"), task.text_columns, strict=False))
+        settings = {**names, "problem_type": task.problem_type, **settings}
+        if task.label_names:
+            settings.setdefault("labels", task.label_names)
+    try:
+        return kind(**settings)
+    except (TypeError, ValueError) as error:
+        raise RunError(f"processing: {error}") from error
+
+
+def explain_settings(config: FinetuneConfig) -> str:
+    """What there is for `processing`, for the command line's help."""
+    kind, processor = PROCESSORS[config.task], processor_of(config)
+    text = "\n".join(inspect.cleandoc(base.__doc__ or "") for base in (kind, Processor))
+    about = {}
+    for entry in re.split(r"\n(?=\w[\w, ]*:)", text):
+        names, _, meaning = entry.partition(":")
+        about |= dict.fromkeys(re.split(", *", names.split("\n")[-1]), " ".join(meaning.split()))
+    lines = [
+        f"- {field.name}: {about.get(field.name, '')} (default: {getattr(processor, field.name)})"
+        for field in dataclasses.fields(kind)
+    ]
+    return f"Settings of {config.task}, as --processing.NAME VALUE:\n" + "\n".join(lines)
+
+
+def _glue(config: FinetuneConfig) -> GlueTask | None:
+    """The GLUE task, where that is what is learned."""
+    its = config.task == "sequence_classification" and config.data.dataset.startswith("glue/")
+    return glue_task(config.data.dataset) if its else None
 
 
 def finetune(config: FinetuneConfig) -> dict[str, Figures]:
@@ -70,52 +117,53 @@ def finetune(config: FinetuneConfig) -> dict[str, Figures]:
 
 def _finetune(config: FinetuneConfig) -> tuple[dict[str, Figures], str]:
     """The figures of one run, and the name of the one that its best checkpoint was best at."""
-    with RunDirectory(config).prepare(config):
+    directory = RunDirectory(config)
+    with directory.prepare(config), attempt(directory.path, TOKENIZER):
         run = Finetuning(config)
-        return run.run(), run.trainer.metric
+        return run.run(), run.metric
 
 
 class Finetuning:
-    """One run: data, model and trainer, made in the order in which they need each other."""
+    """One run: data, model and trainer, made in the order in which they need each other.
+
+    What can be wrong with the data is found before the weights are read or anything is compiled.
+    """
 
     def __init__(self, config: FinetuneConfig):
         self.config = config
         self.directory = Path(config.output_dir).expanduser().resolve()
-        self.tables = read_splits(config.data, config.seed)
-        self.recipe = make_recipe(config, self.tables[TRAIN])
-        mesh, rules = mesh_of(config)
-        self.bert = start_model(
-            config, config.start, config.task, self.recipe.head(), mesh, rules,
-            self._texts(), self.directory / TOKENIZER,
-        )  # fmt: skip
-        self._check_length()
+        self.tables = read_splits(config.data)
+        recipe = make_recipe(config, self.tables[TRAIN])
+        tokenizer = self.directory / TOKENIZER
+        start = find_start(config, config.start, config.task, self._texts(), tokenizer)
+        self.recipe = recipe.in_order(start.labels)
+        self.metric = config.evaluation.metric or self.recipe.main_metric
+        better = greater_is_better(self.metric)
+        self._check_length(start.config)
         cache = config.data.cache_dir or True
         self.features = {
-            split: self.recipe.processor.process(table, self.bert.tokenizer, cache)
+            split: self.recipe.processor.process(table, start.tokenizer, cache)
             for split, table in self.tables.items()
         }
-        if not _is_labelled(self.features[TRAIN]):
-            raise DataError(f"{self.tables[TRAIN].source}: expected labels to train on, found none")
-        self.trainer = self._trainer()
+        self.bert = start.model(self.recipe.head(), *mesh_of(config))
+        self.trainer = self._trainer(better)
 
     def _texts(self) -> Iterator[str]:
         for column in self.tables[TRAIN].columns.values():
             for value in column:
                 yield from _strings(value)
 
-    def _check_length(self) -> None:
-        room = getattr(self.bert.config, "max_position_embeddings", None)
-        length = self.recipe.processor.max_length
-        if room is not None and length > room:
+    def _check_length(self, model: ModelConfig) -> None:
+        room, length = model.max_position_embeddings, self.recipe.processor.max_length
+        if length > room:
             raise RunError(
                 f"processing.max_length is {length}, but the model has {room} positions; "
                 f"expected at most {room}"
             )
 
-    def _trainer(self) -> Trainer:
-        config, metric = self.config, self.config.evaluation.metric or self.recipe.main_metric
+    def _trainer(self, better: bool) -> Trainer:
         return Trainer(
-            config,
+            self.config,
             self.bert,
             self.features[TRAIN],
             {
@@ -124,8 +172,8 @@ class Finetuning:
                 if split.startswith(VALIDATION) and _is_labelled(features)
             },
             predict=self.recipe.predict,
-            metric=metric,
-            greater_is_better=greater_is_better(metric),
+            metric=self.metric,
+            greater_is_better=better,
         )
 
     def _score(self, split: str) -> Any:
@@ -154,8 +202,8 @@ class Finetuning:
         extras: dict[str, Any] = {}
         if split is not None:
             table, features = self.tables[split], self.features[split]
-            rows = self.recipe.predictions(table, features, found[split])
-            write_whole(self.directory / PREDICTIONS, "".join(_lines(table, rows)))
+            if rows := self.recipe.predictions(table, features, found[split]):
+                write_whole(self.directory / PREDICTIONS, "".join(_lines(table, rows)))
         scored = next(iter(figures), None)
         if scored is not None:
             table, features = self.tables[scored], self.features[scored]
@@ -166,18 +214,10 @@ class Finetuning:
 
 
 def make_recipe(config: FinetuneConfig, train: Table) -> Recipe:
-    """The task's recipe, with the labels and the columns that the training split has."""
-    settings: dict[str, Any] = dict(config.processing)
-    glue = None
-    if config.data.dataset.startswith("glue/"):
-        task = glue_task(config.data.dataset)
-        glue = task.name
-        names = dict(zip(("text", "pair"), GLUE[glue].text_columns, strict=False))
-        settings = {**names, "problem_type": task.problem_type, **settings}
-        if task.label_names:
-            settings.setdefault("labels", task.label_names)
-    processor = PROCESSORS[config.task](**settings).fit(train)
-    return RECIPES[config.task](processor, glue, config.scheme)
+    """The task's recipe, with the labels that the training split has."""
+    task = _glue(config)
+    processor = processor_of(config).fit(train)
+    return RECIPES[config.task](processor, task and task.name, config.scheme)
 
 
 def _is_labelled(features: Any) -> bool:

@@ -96,7 +96,7 @@ class Program:
         self.compile_seconds += spent
         shape = arguments[-1]["input_ids"].shape
         logger.info(
-            "compiled the %s for inputs of %s in %.1f s; it takes %.2f GB a device besides the state",
+            "compiled the %s for inputs of %s in %.1f s; it needs %.2f GB beside the state",
             self._name, shape, spent, self._temporary(program) / 1e9,
         )  # fmt: skip
         return self._finish(result)

@@ -3,7 +3,7 @@ score. One class a task, found by the task's name."""
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import jax.numpy as jnp
 import numpy as np
@@ -62,6 +62,10 @@ class Recipe:
         """What `jbert.load` is told about the head."""
         return {}
 
+    def in_order(self, labels: tuple[str, ...] | None) -> Self:
+        """The same classes numbered as a model has learned them; others stay as they are."""
+        return self
+
     def predict(self, output: Output, batch: Batch) -> dict[str, Any]:
         """What is kept of each row's outputs."""
         return {name: output[name].astype(jnp.float32) for name in self.fields}
@@ -79,6 +83,13 @@ class Recipe:
 
 
 class _Labelled(Recipe):
+    def in_order(self, labels: tuple[str, ...] | None) -> Self:
+        mine = self.processor.labels
+        if labels is None or mine is None or sorted(labels) != sorted(mine):
+            return self
+        processor = dataclasses.replace(self.processor, labels=labels)
+        return dataclasses.replace(self, processor=processor)
+
     def head(self) -> dict[str, Any]:
         return {"id2label": dict(enumerate(self.processor.labels))}
 
@@ -116,7 +127,10 @@ class SequenceClassification(_Labelled):
             return _multi_label(logits > 0, labels > 0.5)
         chosen, count = logits.argmax(axis=-1), logits.shape[-1]
         if self.glue:
-            return glue_metrics(self.glue, chosen, labels)
+            # A model may number the classes in another order than the task.
+            names = GLUE[self.glue].label_names
+            number = np.array([names.index(name) for name in self.processor.labels or ()])
+            return glue_metrics(self.glue, number[chosen], number[labels])
         figures = {"accuracy": accuracy(chosen, labels, count)}
         if count == 2:
             both = {"f1": f1(chosen, labels), "matthews": matthews(chosen, labels, 2)}
@@ -176,12 +190,14 @@ class Answers(Recipe):
 
     def score(self, table: Table, features: Any, found: Predictions, loss: float) -> Figures:
         rows = self.predictions(table, features, found)
-        ids = table.columns["id"]
-        answers = {i: row["answer"] for i, row in zip(ids, rows, strict=True)}
-        right = {i: list(a["text"]) for i, a in zip(ids, table.columns["answers"], strict=True)}
+        # By their places: only SQuAD's own questions have ids.
+        names = [str(number) for number in range(len(rows))]
+        answers = {name: row["answer"] for name, row in zip(names, rows, strict=True)}
+        texts = (list(each["text"]) for each in table.columns["answers"])
+        right = dict(zip(names, texts, strict=True))
         if all(right.values()):
             return squad_v1(answers, right)
-        scores = {i: row["no_answer_score"] for i, row in zip(ids, rows, strict=True)}
+        scores = {name: row["no_answer_score"] for name, row in zip(names, rows, strict=True)}
         # With a threshold of its own the prediction already says "" where that is the answer.
         return squad_v2(answers, right, scores, threshold=float("inf"))
 

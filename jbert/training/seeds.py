@@ -12,8 +12,9 @@ import jax
 
 from jbert.atomic import replacing
 from jbert.metrics import greater_is_better
-from jbert.training.directory import METRICS, MODEL, PREDICTIONS, RunDirectory, write_whole
-from jbert.training.processes import together
+from jbert.processes import together
+from jbert.training.attempt import attempt
+from jbert.training.directory import CONFIG, METRICS, MODEL, PREDICTIONS, RunDirectory, write_whole
 from jbert.training.recipes import Figures
 from jbert.training.report import write_report
 
@@ -29,8 +30,19 @@ def run_seeds(
     run: gives figures by split, and the name of the figure that decides which model is the best,
          on the first split. The directory itself then holds that one.
     """
-    with RunDirectory(config).prepare(config) as parent:
-        return _run_seeds(config, run, parent.path)
+    directory = RunDirectory(config)
+    with directory.prepare(config), attempt(directory.path):
+        if config.overwrite and jax.process_index() == 0:
+            _delete_runs(directory.path)
+        return _run_seeds(config, run, directory.path)
+
+
+def _delete_runs(directory: Path) -> None:
+    """Those of other seeds too, which would be taken for a part of this run."""
+    (directory / SEEDS).unlink(missing_ok=True)
+    for path in directory.glob("seed-*"):
+        if (path / CONFIG).is_file():
+            shutil.rmtree(path)
 
 
 def _run_seeds(config: Any, run: Any, directory: Path) -> dict[str, Figures]:
@@ -52,10 +64,9 @@ def _gather(directory: Path, each: dict[int, dict[str, Figures]], metric: str) -
     found = {"mean": _over(each, statistics.fmean), "standard_deviation": spread, "seeds": each}
     write_whole(directory / SEEDS, json.dumps(found, indent=2) + "\n")
     first = next(iter(next(iter(each.values()))), None)
-    if first is None:
-        return
     sign = 1 if greater_is_better(metric) else -1
-    best = max(each, key=lambda seed: sign * each[seed][first][metric])
+    # Without labels to judge by, one is as good as the other.
+    best = max(each, key=lambda seed: sign * each[seed][first][metric] if first else 0)
     source = directory / f"seed-{best}"
     with replacing(directory / MODEL) as staging:
         shutil.copytree(source / MODEL, staging, dirs_exist_ok=True)

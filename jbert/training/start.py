@@ -1,4 +1,8 @@
-"""The model and the tokenizer that a run starts from: published, saved, or new."""
+"""The model and the tokenizer that a run starts from: published, saved, or new.
+
+Configuration and tokenizer come first, for the data to be checked against, and the weights, which
+take time, after that.
+"""
 
 import dataclasses
 import logging
@@ -10,15 +14,19 @@ import jax
 from jax.sharding import Mesh
 
 from jbert.atomic import replacing
-from jbert.config import ModelConfig, read_config_json
-from jbert.load import ENCODER, from_config, load
-from jbert.loaded import Bert
+from jbert.config import ModelConfig, default_labels, read_config_json
+from jbert.load import ENCODER, default_task, from_config, load, read_config, read_tokenizer
+from jbert.loaded import Bert, init_params
+from jbert.locate import locate
 from jbert.models import config_from_dict, presets
+from jbert.processes import together
 from jbert.tokenizer import Tokenizer
 from jbert.training.config import RunConfig, RunError
-from jbert.training.processes import together
+from jbert.trees import flatten, unflatten
 
 logger = logging.getLogger("jbert")
+
+Scalar = int | float | bool | str
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,8 +41,8 @@ class StartConfig:
     """With scratch: train a tokenizer of this size on the training texts."""
     lowercase: bool = True
     """Of a tokenizer that is trained, or read from a vocab.txt."""
-    overrides: Mapping[str, int | float | bool | str] = dataclasses.field(default_factory=dict)
-    """Fields of the model's configuration to change, such as hidden_dropout_prob 0."""
+    overrides: Mapping[str, Scalar] = dataclasses.field(default_factory=dict)
+    """Fields of the model's configuration to change: --start.overrides.hidden_dropout_prob 0."""
 
     def __post_init__(self):
         if self.vocab_size and (self.tokenizer or not self.scratch):
@@ -42,36 +50,99 @@ class StartConfig:
                 f"start.vocab_size is {self.vocab_size}, which trains a new tokenizer; that "
                 "expects start.scratch, and no start.tokenizer"
             )
+        if self.vocab_size < 0:
+            raise RunError(f"start.vocab_size is {self.vocab_size}; expected at least 0")
 
 
-def start_model(
-    run: RunConfig,
-    start: StartConfig,
-    task: str | None,
-    head: Mapping[str, Any],
-    mesh: Mesh,
-    rules: str,
-    texts: Iterable[str],
-    directory: Path,
-) -> Bert:
-    """The model on its mesh, with its tokenizer.
+@dataclasses.dataclass(frozen=True)
+class Start:
+    """What is known of a model before its weights are read.
+
+    labels: the names of the classes that its head has learned, in their order; None without one.
+    """
+
+    run: RunConfig
+    start: StartConfig
+    task: str | None
+    config: ModelConfig
+    tokenizer: Tokenizer
+    labels: tuple[str, ...] | None = None
+
+    def model(self, head: Mapping[str, Any], mesh: Mesh, rules: str) -> Bert:
+        """The model on its mesh; `head` is what `jbert.load` is told about its labels."""
+        options: dict[str, Any] = {**dataclasses.asdict(self.run.execution), "mesh": mesh}
+        options |= {"rules": rules, "seed": self.run.seed, **head}
+        if self.start.scratch:
+            bert = from_config(self.config, self.task, **options)
+        else:
+            task = ENCODER if self.task is None else self.task
+            # What the task says of the head comes before what the user says of the model.
+            bert = load(self.run.model, task, **{**self.start.overrides, **options})
+            bert = self._with_right_head(bert, head)
+        return dataclasses.replace(bert, tokenizer=self.tokenizer)
+
+    def _with_right_head(self, bert: Bert, head: Mapping[str, Any]) -> Bert:
+        """A head that has learned as many other classes fits by its shape alone: a new one."""
+        wanted = tuple(head.get("id2label", {}).values())
+        if not wanted or self.labels is None or len(self.labels) != len(wanted):
+            return bert
+        if self.labels == wanted:
+            return bert
+        logger.warning(
+            "%s has learned the labels %s, the data have %s: the head starts anew",
+            self.run.model, ", ".join(self.labels), ", ".join(wanted),
+        )  # fmt: skip
+        old = flatten(bert.params)
+        of_head = tuple(path for path in old if not path.startswith("encoder/"))
+        new = init_params(bert.module, self.run.seed, bert.mesh, bert.rules, only=of_head)
+        return dataclasses.replace(bert, params=unflatten(old | new))
+
+
+def find_start(
+    run: RunConfig, start: StartConfig, task: str | None, texts: Iterable[str], directory: Path
+) -> Start:
+    """Configuration and tokenizer.
 
     texts, directory: what a new tokenizer is trained on, and where it is kept: a run that is
                       resumed must have the same one, and so must every process.
     """
-    options: dict[str, Any] = {**dataclasses.asdict(run.execution), "mesh": mesh, "rules": rules}
-    options |= {"seed": run.seed, **head, **start.overrides}
-    if not start.scratch:
-        bert = load(run.model, ENCODER if task is None else task, **options)
-        tokenizer = _read_tokenizer(start) or bert.tokenizer
-        return _with_tokenizer(bert, tokenizer, run.model)
+    if start.scratch:
+        return _from_scratch(run, start, task, texts, directory)
+    path, _ = locate(run.model)
+    place = path if path.is_dir() else path.parent
+    stored = read_config(place, path)
+    config = stored.replace(**start.overrides) if start.overrides else stored
+    tokenizer = _named_tokenizer(start, config) or read_tokenizer(place, config)
+    if tokenizer is None:
+        raise RunError(_no_tokenizer(run.model))
+    tokenizer.check_model(config.vocab_size)
+    labels = _labels(stored) if task is not None and default_task(path) == task else None
+    return Start(run, start, task, config, tokenizer, labels)
+
+
+def _labels(config: ModelConfig) -> tuple[str, ...] | None:
+    """The names of a head's classes, unless they are none but LABEL_0, LABEL_1, …"""
+    names = config.id2label or {}
+    if names == default_labels(len(names)):
+        return None
+    return tuple(names[number] for number in sorted(names))
+
+
+def _from_scratch(
+    run: RunConfig, start: StartConfig, task: str | None, texts: Iterable[str], directory: Path
+) -> Start:
+    config = _configuration(run.model)
+    overrides = dict(start.overrides)
+    if overrides:
+        config = config.replace(**overrides)
     if start.vocab_size:
-        tokenizer = _trained_tokenizer(start, texts, directory)
-        options["vocab_size"] = len(tokenizer)
+        tokenizer = _trained_tokenizer(start, config, texts, directory)
     else:
-        tokenizer = _read_tokenizer(start) or Tokenizer.from_pretrained(run.model)
-        options.setdefault("vocab_size", len(tokenizer))
-    return _with_tokenizer(from_config(_configuration(run.model), task, **options), tokenizer, "")
+        tokenizer = _named_tokenizer(start, config) or _own_tokenizer(run.model, config)
+    if "vocab_size" not in overrides:
+        config = config.replace(vocab_size=len(tokenizer))
+    tokenizer.check_model(config.vocab_size)
+    return Start(run, start, task, config, tokenizer)
 
 
 def _configuration(name: str) -> ModelConfig:
@@ -88,32 +159,50 @@ def _configuration(name: str) -> ModelConfig:
     return config_from_dict(read_config_json(path))
 
 
-def _trained_tokenizer(start: StartConfig, texts: Iterable[str], directory: Path) -> Tokenizer:
+def _own_tokenizer(name: str, config: ModelConfig) -> Tokenizer:
+    path = Path(name).expanduser()
+    path = path.parent if path.is_file() else path
+    try:
+        return Tokenizer.from_pretrained(path if path.is_dir() else name, **_options(config))
+    except FileNotFoundError as error:
+        raise RunError(f"{_no_tokenizer(name)} ({error})") from error
+
+
+def _no_tokenizer(name: str) -> str:
+    return (
+        f"model {name!r} has no tokenizer; say which one with --start.tokenizer, a vocab.txt, a "
+        "tokenizer.json, a directory or a hub id, or with --start.scratch train one by "
+        "--start.vocab_size"
+    )
+
+
+def _options(config: ModelConfig) -> dict[str, Any]:
+    """What a tokenizer takes from its model."""
+    return {
+        "model_max_length": config.max_position_embeddings,
+        "token_type_ids": config.model_type != "distilbert",
+    }
+
+
+def _trained_tokenizer(
+    start: StartConfig, config: ModelConfig, texts: Iterable[str], directory: Path
+) -> Tokenizer:
     with together():
         if jax.process_index() == 0 and not directory.is_dir():
             logger.info("training a tokenizer of %d entries", start.vocab_size)
-            trained = Tokenizer.train(texts, start.vocab_size, lowercase=start.lowercase)
+            options = {"lowercase": start.lowercase, **_options(config)}
+            trained = Tokenizer.train(texts, start.vocab_size, **options)
             with replacing(directory) as staging:
                 trained.save(staging)
     return Tokenizer.from_pretrained(directory)
 
 
-def _read_tokenizer(start: StartConfig) -> Tokenizer | None:
+def _named_tokenizer(start: StartConfig, config: ModelConfig) -> Tokenizer | None:
     if not start.tokenizer:
         return None
-    path = Path(start.tokenizer).expanduser()
+    path, options = Path(start.tokenizer).expanduser(), _options(config)
     if path.suffix == ".txt":
-        return Tokenizer.from_vocab(path, lowercase=start.lowercase)
+        return Tokenizer.from_vocab(path, lowercase=start.lowercase, **options)
     if path.suffix == ".json":
-        return Tokenizer.from_file(path)
-    return Tokenizer.from_pretrained(start.tokenizer)
-
-
-def _with_tokenizer(bert: Bert, tokenizer: Tokenizer | None, name: str) -> Bert:
-    if tokenizer is None:
-        raise RunError(
-            f"model {name!r} has no tokenizer; say which one with --start.tokenizer, a vocab.txt, "
-            "a tokenizer.json, a directory or a hub id"
-        )
-    tokenizer.check_model(bert.config.vocab_size)
-    return dataclasses.replace(bert, tokenizer=tokenizer)
+        return Tokenizer.from_file(path, **options)
+    return Tokenizer.from_pretrained(path if path.is_dir() else start.tokenizer, **options)

@@ -19,6 +19,8 @@ from jbert.version import __version__
 DESCRIPTION = "step.json"
 STATE = "state"
 FORMAT = 1
+# What names of a state's arrays begin with.
+PARAMS, AVERAGE = "params", "average"
 
 # What is known of an array without reading it.
 Leaf = jax.ShapeDtypeStruct

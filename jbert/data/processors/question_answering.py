@@ -65,6 +65,7 @@ class QuestionAnswering(Predictor):
 
     def build(self, table: Table, tokenizer: Tokenizer) -> Built:
         notices = Notices()
+        _check_ids(table)
         answers = _answers(table) if labelled(table, self.target) else None
         questions, contexts = (texts(table, name, notices) for name in ("question", "context"))
         first = tokenise.encode(tokenizer, questions, unit=" questions")
@@ -119,6 +120,18 @@ class QuestionAnswering(Predictor):
         if self.null_threshold is not None and difference > self.null_threshold:
             best = {**nothing, "score": null}
         return {**best, "no_answer_score": difference, "n_best": found}
+
+
+def _check_ids(table: Table) -> None:
+    """Where questions have ids, predictions go by them."""
+    first_of: dict[Any, int] = {}
+    for row, name in enumerate(table.columns.get("id", ())):
+        first = first_of.setdefault(name, row)
+        if first != row:
+            raise DataError(
+                f"{table.where(row)}: the id {name!r:.80} is also that of {table.where(first)}; "
+                "expected each id once"
+            )
 
 
 def _answers(table: Table) -> list[tuple[int, int] | None]:

@@ -10,9 +10,10 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.sharding import Mesh
 
+from jbert.lock import LockedError
 from jbert.manifest import DamagedError
-from jbert.training.lock import LockedError
 
 # Every process sends as many bytes: more than a message needs, and few enough for any network.
 MESSAGE = 4096
@@ -46,6 +47,28 @@ def from_first(value: Any) -> Any:
     if jax.process_count() == 1:
         return value
     return json.loads(_exchange(json.dumps(value))[0])
+
+
+def together_on(mesh: Mesh | None) -> contextlib.AbstractContextManager[None]:
+    """`together` where a mesh has devices of several processes; else each is on its own."""
+    return together() if _spans(mesh) else contextlib.nullcontext()
+
+
+def from_first_on(mesh: Mesh | None, value: Any) -> Any:
+    return from_first(value) if _spans(mesh) else value
+
+
+def _spans(mesh: Mesh | None) -> bool:
+    return mesh is not None and mesh.is_multi_process
+
+
+def gathered(leaf: Any) -> Any:
+    """An array of which every process holds a part, whole in each; any other as it is."""
+    if not isinstance(leaf, jax.Array) or leaf.is_fully_addressable:
+        return leaf
+    from jax.experimental import multihost_utils
+
+    return multihost_utils.process_allgather(leaf, tiled=True)
 
 
 def _kind(error: Exception) -> int:
