@@ -59,6 +59,16 @@ def test_a_model_learns_and_answers_as_it_did_in_its_run(finished):
     assert [answer["label"] for answer in answers] == ["good", "bad"]
 
 
+def test_a_checkpoint_of_a_run_has_its_tokenizer_before_there_is_a_model(finished, tmp_path):
+    run, _ = finished
+    shutil.copytree(run.output_dir, tmp_path / "run", ignore=shutil.ignore_patterns("model"))
+    bert, model = jbert.load(tmp_path / "run"), jbert.load(model_of(run))
+    assert "checkpoints" in str(bert.source)
+    assert bert.tokenizer.get_vocab() == model.tokenizer.get_vocab()
+    texts = bert.tokenizer(["the sea was grim"])
+    np.testing.assert_array_equal(bert(**texts).logits, model(**texts).logits)
+
+
 def test_a_number_is_predicted(tmp_path):
     random = np.random.default_rng(0)
     rows = [{"text": runs.review(random)[0], "label": float(i % 4) / 2} for i in range(24)]

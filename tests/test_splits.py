@@ -3,8 +3,9 @@
 import finetune_runs as runs
 import pytest
 
+from jbert.data import splits
 from jbert.data.splits import DataConfig, read_splits
-from jbert.data.table import DataError, DataNotFoundError
+from jbert.data.table import DataError, DataNotFoundError, Table
 
 TASK = "sequence_classification"
 
@@ -111,3 +112,15 @@ def test_glue_is_read_from_its_tsv_files(tmp_path):
     tables = read_splits(DataConfig(dataset="glue/rte", data_dir=str(tmp_path)))
     assert list(tables) == ["train", "validation", "test"]
     assert tables["train"].columns["label"] == [0, 1] and "label" not in tables["test"].columns
+
+
+def test_a_split_called_dev_is_for_validation(monkeypatch):
+    rows = {"train": 3, "dev": 2, "test": 1, "unsupervised": 9}
+    monkeypatch.setattr(splits, "tfds_splits", lambda name, place: tuple(rows))
+    monkeypatch.setattr(
+        splits, "read_tfds", lambda name, split, *_, **__: Table({"text": ["a"] * rows[split]})
+    )
+    found = read_splits(DataConfig(dataset="conll2003"))
+    assert {name: len(table) for name, table in found.items()} == {
+        "train": 3, "validation": 2, "test": 1,
+    }  # fmt: skip

@@ -13,6 +13,8 @@ from jbert.data.table import DataError, Table
 from jbert.data.tfds import read_tfds, tfds_splits
 
 TRAIN, VALIDATION, TEST = "train", "validation", "test"
+# What a few of TFDS's data sets, such as conll2003, call them.
+OTHER_NAMES = {"dev": VALIDATION}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -83,10 +85,11 @@ def _read(data: DataConfig) -> dict[str, Table]:
         place: dict[str, Any] = {"directory" if here else "data_dir": data.data_dir}
         return _in_order(read_glue(task.name, **place, on_bad_row=data.on_bad_row))
     splits = tfds_splits(data.dataset, data.data_dir)
+    names = {split: OTHER_NAMES.get(split, split) for split in splits}
     read = {
-        split: read_tfds(data.dataset, split, data.data_dir, on_bad_row=data.on_bad_row)
-        for split in splits
-        if split.split("_")[0] in (TRAIN, VALIDATION, TEST)
+        name: read_tfds(data.dataset, split, data.data_dir, on_bad_row=data.on_bad_row)
+        for split, name in names.items()
+        if name.split("_")[0] in (TRAIN, VALIDATION, TEST)
     }
     return _in_order(read)
 

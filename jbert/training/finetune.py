@@ -29,7 +29,7 @@ from jbert.training.parallel import mesh_of
 from jbert.training.recipes import RECIPES, Figures, Recipe
 from jbert.training.report import write_report
 from jbert.training.seeds import run_seeds
-from jbert.training.start import Scalar, StartConfig, find_start
+from jbert.training.start import Scalar, StartConfig, find_start, keep_tokenizer
 
 logger = logging.getLogger("jbert")
 
@@ -145,6 +145,7 @@ class Finetuning:
             split: self.recipe.processor.process(table, start.tokenizer, cache)
             for split, table in self.tables.items()
         }
+        keep_tokenizer(start.tokenizer, tokenizer)
         self.bert = start.model(self.recipe.head(), *mesh_of(config))
         self.trainer = self._trainer(better)
 

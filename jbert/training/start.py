@@ -191,10 +191,20 @@ def _trained_tokenizer(
         if jax.process_index() == 0 and not directory.is_dir():
             logger.info("training a tokenizer of %d entries", start.vocab_size)
             options = {"lowercase": start.lowercase, **_options(config)}
-            trained = Tokenizer.train(texts, start.vocab_size, **options)
-            with replacing(directory) as staging:
-                trained.save(staging)
+            _save(Tokenizer.train(texts, start.vocab_size, **options), directory)
     return Tokenizer.from_pretrained(directory)
+
+
+def keep_tokenizer(tokenizer: Tokenizer, directory: Path) -> None:
+    """Beside a run's checkpoints, which can then be loaded before the run has ended."""
+    with together():
+        if jax.process_index() == 0 and not directory.is_dir():
+            _save(tokenizer, directory)
+
+
+def _save(tokenizer: Tokenizer, directory: Path) -> None:
+    with replacing(directory) as staging:
+        tokenizer.save(staging)
 
 
 def _named_tokenizer(start: StartConfig, config: ModelConfig) -> Tokenizer | None:
