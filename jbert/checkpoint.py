@@ -78,6 +78,10 @@ def _failures(path: Path, barrier: Barrier | None) -> Iterator[None]:
             reason = str(error).rsplit(": ", 1)[-1]
             cause, error = error, OSError(f"{path}: the parameters could not be written: {reason}")
             error.__cause__ = cause
+        elif isinstance(error, OSError) and error.errno is not None:
+            reason = f"the parameters could not be written: {error.strerror}"
+            cause, error = error, type(error)(error.errno, reason, str(path))
+            error.__cause__ = cause
         if barrier is not None:
             barrier.fail(error)
         raise error

@@ -44,11 +44,11 @@ def prepare(
     encoder_hidden_states,
     encoder_attention_mask,
     cache,
-    logits_at,
-    targets,
     output_hidden_states: bool | None,
     output_attentions: bool | None,
     deterministic: bool,
+    logits_at=None,
+    targets=None,
 ) -> Inputs:
     """Check the arguments against the configuration and each other, and fill in the defaults."""
     shape = check(
