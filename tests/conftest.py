@@ -1,5 +1,9 @@
 """Eight CPU devices for every test, and the strictness that the library is written for."""
 
+import os
+import shutil
+import subprocess
+
 import jax
 import pytest
 
@@ -24,3 +28,17 @@ def pytest_collection_modifyitems(config, items):
 @pytest.fixture
 def key():
     return jax.random.key(0)
+
+
+@pytest.fixture
+def little_room(tmp_path):
+    """A file system of three megabytes."""
+    place = tmp_path / "small"
+    place.mkdir()
+    mounted = os.geteuid() == 0 and shutil.which("mount") and subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", str(place)], capture_output=True
+    ).returncode == 0  # fmt: skip
+    if not mounted:
+        pytest.skip("needs the right to mount a file system")
+    yield place
+    subprocess.run(["umount", str(place)], check=True)

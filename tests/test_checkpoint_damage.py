@@ -268,20 +268,6 @@ def test_a_disk_that_fills_up_on_the_way(short_files, tmp_path, caplog):
     assert [record for record in caplog.records if "orbax" in record.pathname] == []
 
 
-@pytest.fixture
-def little_room(tmp_path):
-    """A file system of three megabytes."""
-    place = tmp_path / "small"
-    place.mkdir()
-    mounted = os.geteuid() == 0 and shutil.which("mount") and subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", str(place)], capture_output=True
-    ).returncode == 0  # fmt: skip
-    if not mounted:
-        pytest.skip("needs the right to mount a file system")
-    yield place
-    subprocess.run(["umount", str(place)], check=True)
-
-
 # Of a write that fails half way Orbax leaves behind what complains when it is collected.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize("noticed", ["before", "on the way"])

@@ -140,20 +140,6 @@ def test_of_two_writers_one_wins_whole(tmp_path):
 # -- no room, no right ----------------------------------------------------------------------
 
 
-@pytest.fixture
-def little_room(tmp_path):
-    """A file system of three megabytes."""
-    place = tmp_path / "small"
-    place.mkdir()
-    mounted = os.geteuid() == 0 and shutil.which("mount") and subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", str(place)], capture_output=True
-    ).returncode == 0  # fmt: skip
-    if not mounted:
-        pytest.skip("needs the right to mount a file system")
-    yield place
-    subprocess.run(["umount", str(place)], check=True)
-
-
 def test_a_full_disk_is_noticed_before_anything_is_written(little_room):
     small, large = disk.bert("distilbert"), disk.bert(vocab_size=40000)
     jbert.save(small, little_room / "m")
