@@ -45,6 +45,11 @@ class Trainer:
     predict:     what an evaluation keeps of each batch's outputs, for `Evaluation.score`.
     metric:      the figure of the first evaluation that is to become best, and in which direction.
     objective:   what is minimised, if that is not the loss of the model's task.
+    companions:  parameters that are trained and saved along with the model's, under names that it
+                 has not, such as a generator's.
+    fixed:       parameters that the objective only reads, such as a teacher's.
+
+    Both lie on the model's mesh already, and are used up like the model's own.
     """
 
     def __init__(
@@ -58,6 +63,8 @@ class Trainer:
         metric: str = "loss",
         greater_is_better: bool = False,
         objective: Objective | None = None,
+        companions: Flat | None = None,
+        fixed: Flat | None = None,
     ):
         if bert.mesh is None:
             raise RunError(
@@ -72,17 +79,21 @@ class Trainer:
         self.greater_is_better = greater_is_better
         self.order = TrainingOrder(train, run.batch_size, run.seed, run.group_by_length)
         self.total = run.steps or max(1, round(run.epochs * self.order.batches_per_epoch()))
-        self.parallel: Parallel = parallel_of(run, bert.module, bert.mesh, str(bert.rules))
+        own: Flat = flatten(bert.params)
+        self._own, self.fixed, companions = frozenset(own), fixed, companions or {}
+        self._params: Flat = own | companions
+        others = {path: leaf.sharding for path, leaf in (companions | (fixed or {})).items()}
+        if taken := sorted(own.keys() & others.keys()):
+            raise RunError(f"companions and what is fixed need other names than {', '.join(taken)}")
+        self.parallel: Parallel = parallel_of(run, bert.module, bert.mesh, str(bert.rules), others)
         rows = run.batch_size // run.accumulate
         check_batch("batch_size / accumulate", rows, self.parallel.ways())
-        self._params: Flat = flatten(bert.params)
         layers = getattr(bert.config, "num_hidden_layers", 0)
         self.optimizer = Optimizer(run.optimizer, self.total, layers)
         self.optimizer.check(self._params)
         self.abstract = abstract_state(self._params, self.optimizer, self.parallel)
-        task = TaskObjective(bert.module, bert.task)
-        self.objective = objective or task
-        step = EvalStep(task, predict, self.parallel.axis)
+        self.objective = objective or TaskObjective(bert.module, bert.task)
+        step = EvalStep(self.objective, predict, self.parallel.axis)
         size = run.evaluation.batch_size or 2 * run.batch_size
         self.evaluator = Evaluator(self.parallel, step, size)
 
@@ -90,6 +101,7 @@ class Trainer:
 
     def fit(self) -> Bert:
         """Train to the end, and give back the best model; what there is to see is in the directory.
+        What it was trained along with is then in `companions`.
 
         Raises Preempted, a SystemExit, when it was told to stop and has saved its state.
         """
@@ -115,7 +127,7 @@ class Trainer:
             self.progress = Progress()
             self.record.begin(self.progress)
             self._step = self._compile(choose_prng(None, devices))
-            return new_state(self._params, self.optimizer, self.parallel)
+            return new_state(self._params, self.optimizer, self.parallel, self.fixed)
         info = found.info
         self._check_same_model(info["model"])
         self.order.check_position(info["position"])
@@ -125,7 +137,8 @@ class Trainer:
             leaf.delete()  # there may be no room for both
         flat = self.checkpoints.restore(found.step, flat_target(self.abstract))
         self.record.begin(self.progress)
-        return self.parallel.take(from_flat(flat, self.abstract))
+        state = from_flat(flat, self.abstract)._replace(fixed=self.fixed)
+        return self.parallel.take(state)
 
     def compile_seconds(self) -> float:
         """What the compiler took of the time for steps; evaluations are timed by nobody."""
@@ -333,7 +346,9 @@ class Trainer:
         best = self.checkpoints.best() if self.run.checkpoints.best else None
         params = self._params_of(self.progress.step if best is None else best, state)
         self.final = self.parallel.take(State(None, params, {}))
-        return dataclasses.replace(self.bert, params=unflatten(params))
+        self.companions = {path: params[path] for path in params.keys() - self._own}
+        mine = {path: params[path] for path in self._own}
+        return dataclasses.replace(self.bert, params=unflatten(mine))
 
     def predict_best(self, source: Source) -> tuple[Sums, Predictions]:
         """What the model that `fit` gave back says of each row."""

@@ -55,7 +55,11 @@ class Sums:
         self.tokens += float(figures["tokens"])
 
     def loss(self) -> float:
-        return sum(scale * total / count for total, count, scale in self.terms if count)
+        return sum(self.parts())
+
+    def parts(self) -> list[float]:
+        """The addends of the loss, in the order of the objective's names."""
+        return [scale * total / count if count else 0.0 for total, count, scale in self.terms]
 
     def to_dict(self) -> dict[str, Any]:
         plain = {name: getattr(self, name) for name in ("steps", "examples", "tokens")}

@@ -111,15 +111,25 @@ class Program:
 
 
 class JitParallel:
-    """jit with NamedShardings over the mesh ("data", "fsdp", "tensor")."""
+    """jit with NamedShardings over the mesh ("data", "fsdp", "tensor").
+
+    others: where parameters lie that are not the module's own.
+    """
 
     axis = None
 
-    def __init__(self, module: Model, mesh: Mesh, rules: str | Rules, zero: bool = False):
+    def __init__(
+        self,
+        module: Model,
+        mesh: Mesh,
+        rules: str | Rules,
+        zero: bool = False,
+        others: Mapping[str, NamedSharding] | None = None,
+    ):
         self.mesh, self.rules, self.zero = mesh, rules, zero
         self._everywhere = NamedSharding(mesh, PartitionSpec())
         boxed = abstract_params(module, boxed=True)
-        self._of_params: Flat = flatten(param_shardings(boxed, mesh, rules))
+        self._of_params: Flat = flatten(param_shardings(boxed, mesh, rules)) | dict(others or {})
 
     def ways(self) -> int:
         spec = batch_sharding(self.mesh, self.rules).spec
@@ -139,6 +149,7 @@ class JitParallel:
             params=params(state.params),
             opt_state={name: moments(tree) for name, tree in state.opt_state.items()},
             average=params(state.average),
+            fixed=params(state.fixed),
         )
 
     def _of_moment(self, path: str, shape: tuple[int, ...]) -> NamedSharding:
@@ -266,10 +277,16 @@ def mesh_of(run: RunConfig) -> tuple[Mesh, str]:
     return make_mesh(), "data"
 
 
-def parallel_of(run: RunConfig, module: Model, mesh: Mesh, rules: str) -> Parallel:
+def parallel_of(
+    run: RunConfig,
+    module: Model,
+    mesh: Mesh,
+    rules: str,
+    others: Mapping[str, NamedSharding] | None = None,
+) -> Parallel:
     if run.parallel == "pmap":
         return PmapParallel(mesh)
-    return JitParallel(module, mesh, rules, run.mesh.zero)
+    return JitParallel(module, mesh, rules, run.mesh.zero, others)
 
 
 def check_batch(name: str, size: int, ways: int) -> None:

@@ -104,8 +104,11 @@ class Record:
     def trained(self, step: int, progress: Any, figures: Mapping[str, Any]) -> None:
         """The line of the steps since the last one."""
         here, seconds = self._here, self._lap()
+        names = self._trainer.objective.names
+        parts = zip(names, progress.window.parts(), strict=True) if names else ()
         line = {
             "loss": progress.window.loss(),
+            **{f"{name}_loss": part for name, part in parts},
             "learning_rate": float(figures["learning_rate"]),
             "grad_norm": float(figures["grad_norm"]),
             "epoch": step / self._trainer.order.batches_per_epoch(),
@@ -160,7 +163,7 @@ def summary(trainer: Any) -> str:
         f"{len(trainer.order.source)} examples",
         "parameters": f"{count / 1e6:.1f} M, trained {learning / 1e6:.1f} M, "
         f"computed in {run.execution.dtype}",
-        "memory": f"{state_bytes(abstract) / 1e9:.2f} GB a device for the state, "
+        "memory": f"{state_bytes((abstract, trainer.fixed)) / 1e9:.2f} GB a device for the state, "
         f"{state_bytes(trained) / 1e9:.2f} GB for gradients, and what activations take",
         "directory": str(trainer.record.directory.path),
     }

@@ -14,7 +14,9 @@ from jbert.training.parallel import Parallel
 from jbert.training.step import State
 
 
-def new_state(params: Flat, optimizer: Optimizer, parallel: Parallel) -> Any:
+def new_state(
+    params: Flat, optimizer: Optimizer, parallel: Parallel, fixed: Flat | None = None
+) -> Any:
     """The state before the first step; `params` are used up."""
 
     def make(params):
@@ -28,7 +30,8 @@ def new_state(params: Flat, optimizer: Optimizer, parallel: Parallel) -> Any:
         )
 
     shardings = parallel.shardings(jax.eval_shape(make, params))
-    return parallel.take(jax.jit(make, out_shardings=shardings, donate_argnums=0)(params))
+    state = jax.jit(make, out_shardings=shardings, donate_argnums=0)(params)
+    return parallel.take(state._replace(fixed=fixed))
 
 
 def abstract_state(params: Flat, optimizer: Optimizer, parallel: Parallel) -> State:
@@ -44,9 +47,10 @@ def abstract_state(params: Flat, optimizer: Optimizer, parallel: Parallel) -> St
 
 
 def to_flat(state: State) -> dict[str, jax.Array]:
-    """{"step": …, "params/encoder/…": …, "opt_state/mu/encoder/…": …}, without stacked layers."""
+    """{"step": …, "params/encoder/…": …, "opt_state/mu/encoder/…": …}, without stacked layers and
+    without what is fixed."""
     flat: dict[str, jax.Array] = {}
-    for name, value in _named(state).items():
+    for name, value in _named(state._replace(fixed=None)).items():
         if _is_stacked(name):
             layers = _split(value)
             flat |= {_of_layer(name, i): layer for i, layer in enumerate(layers)}

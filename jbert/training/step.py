@@ -20,8 +20,8 @@ from jbert.training.optimizer import Flat, Optimizer, global_norm
 from jbert.trees import unflatten
 
 Batch = Mapping[str, jax.Array]
-# What an evaluation keeps of each row's outputs.
-Predict = Callable[[Output, Batch], dict[str, jax.Array]]
+# What an evaluation keeps of each row of what its objective gave.
+Predict = Callable[[Any, Batch], dict[str, jax.Array]]
 LABELS = ("labels", "next_sentence_label", "start_positions", "end_positions")
 
 
@@ -31,12 +31,15 @@ class State(NamedTuple):
     step:   how many updates were made, which is also how many batches were seen.
     params, opt_state: as `Optimizer` takes them; the latter only for what is trained.
     average: an exponential average of the trained parameters, or None.
+    fixed: parameters that the objective reads beside these, such as a teacher's: they have no
+            gradient, never change, and no checkpoint holds them.
     """
 
     step: Any
     params: Flat
     opt_state: Flat
     average: Flat | None = None
+    fixed: Flat | None = None
 
     def evaluated(self) -> Flat:
         """The parameters that count: the averaged ones, where there is an average."""
@@ -44,9 +47,26 @@ class State(NamedTuple):
 
 
 class Objective(Protocol):
-    """What is minimised: terms of a loss, whose counts depend on the batch alone."""
+    """What is minimised, and what an evaluation looks at.
 
-    def __call__(self, params: Flat, batch: Batch, key: jax.Array | None) -> list[Term]: ...
+    `names` are those of the terms of its loss, to be told one by one; empty, if their sum tells
+    enough. The counts of terms depend on the batch alone.
+    """
+
+    @property
+    def names(self) -> tuple[str, ...]: ...
+
+    def __call__(self, params: Flat, batch: Batch, key: jax.Array) -> list[Term]:
+        """The loss of a training step."""
+        ...
+
+    def output(self, params: Flat, batch: Batch) -> Any:
+        """What an evaluation sees of a batch; `params` are without the fixed ones."""
+        ...
+
+    def terms(self, output: Any, batch: Batch) -> list[Term]:
+        """The loss of an evaluation."""
+        ...
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,6 +75,7 @@ class TaskObjective:
 
     module: Model
     task: str | None
+    names = ()
 
     def __call__(self, params: Flat, batch: Batch, key: jax.Array | None = None) -> list[Term]:
         return self.terms(self.output(params, batch, key), batch)
@@ -94,7 +115,8 @@ class TrainStep:
         batch = blank_fillers(batch)
         trained = self.optimizer.trainable(state.params)
         key = self._key(state.step)
-        gradients, parts = self._gradients(trained, state.params, batch, key)
+        params = state.params | (state.fixed or {})
+        gradients, parts = self._gradients(trained, params, batch, key)
         norm = global_norm(gradients)
         new, opt_state = self.optimizer.update(gradients, state.opt_state, state.params)
         average = state.average
@@ -115,7 +137,8 @@ class TrainStep:
             "finite": finite,
             **_sum(seen(batch), self.axis),
         }
-        return State(state.step + 1, state.params | new, opt_state, average), figures
+        params = state.params | new
+        return State(state.step + 1, params, opt_state, average, state.fixed), figures
 
     def _key(self, step: jax.Array) -> jax.Array:
         key = jax.random.fold_in(jax.random.key(self.seed, impl=self.prng), step)
@@ -209,7 +232,7 @@ def seen(batch: Batch) -> dict[str, jax.Array]:
 class EvalStep:
     """Parameters and batch to totals, counts and whatever `predict` keeps of the outputs."""
 
-    objective: TaskObjective
+    objective: Objective
     predict: Predict
     axis: str | None = None
 
