@@ -1,12 +1,15 @@
 """Parameters of a module from a checkpoint's files, placed straight where they will lie."""
 
+import collections
 import logging
 import math
+import os
 import re
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import flax.linen as nn
 import jax
@@ -33,6 +36,9 @@ logger = logging.getLogger("jbert")
 Flat = dict[str, Any]
 # Numbers that are copied at once, and rows that are transposed at once: what a cache holds.
 BLOCK, STRIP, ALIGNMENT = 1 << 16, 32, 64
+# More gain nothing, and each holds a parameter that is not placed yet.
+THREADS = min(4, os.cpu_count() or 1)
+Made = TypeVar("Made")
 
 
 class HeadWarning(UserWarning):
@@ -128,18 +134,34 @@ def rerooted(flat: Flat, stored_task: str | None, task: str | None) -> Flat:
 
 
 def _read(found: Matched, tensors: Mapping[str, Tensor], target: Flat, source: str) -> Flat:
-    """Read, cast and place one parameter after the other; only one is ever held twice."""
-    kept, not_finite = {}, {}
-    # Only on a terminal, and only when it takes longer than a blink.
-    progress = tqdm(found.sources.items(), "loading", unit=" arrays", delay=1.0, disable=None,
-                    leave=False)  # fmt: skip
-    for path, (rule, name) in progress:
+    """Read, cast and place one parameter after the other; only a few are ever held twice."""
+
+    def read(path: str) -> tuple[np.ndarray, int]:
+        rule, name = found.sources[path]
         leaf = target[path]
         stored = rule.transform.to_jbert(tensors[name].read(), leaf.shape)
-        values, not_finite[path] = _cast(stored, leaf.dtype, path)
-        kept[path] = _place(values, leaf.sharding)
+        return _cast(stored, leaf.dtype, path)
+
+    kept, not_finite = {}, {}
+    # Only on a terminal, and only when it takes longer than a blink.
+    progress = tqdm(found.sources, "loading", unit=" arrays", delay=1.0, disable=None, leave=False)
+    for path, (values, count) in zip(progress, _ahead(read, list(found.sources)), strict=True):
+        kept[path], not_finite[path] = _place(values, target[path].sharding), count
     _refuse_not_finite(not_finite, source)
     return kept
+
+
+def _ahead(make: Callable[[str], Made], names: list[str]) -> Iterator[Made]:
+    """`make` of each name, in their order, in as many threads as there is work at once for: a
+    processor copies less than the memory can give."""
+    with ThreadPoolExecutor(THREADS) as threads:
+        pending: collections.deque[Future[Made]] = collections.deque()
+        for name in names:
+            pending.append(threads.submit(make, name))
+            if len(pending) == THREADS:
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
 
 
 def _not_finite(values: np.ndarray) -> int:
