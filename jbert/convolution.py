@@ -13,7 +13,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from jbert.execution import Execution
-from jbert.layers import KERNEL_AXES, kernel_of
+from jbert.layers import KERNEL_AXES
+from jbert.parameters import kernel_of
 
 
 class DepthwiseKernel(nn.Module):
@@ -26,7 +27,8 @@ class DepthwiseKernel(nn.Module):
 
     @nn.compact
     def __call__(self) -> Float[Array, "w d"]:
-        return kernel_of(self, KERNEL_AXES["depthwise"], self.taps, self.features)
+        axes = KERNEL_AXES["depthwise"]
+        return kernel_of(self, axes, self.taps, self.features, read_as="float32")
 
 
 def tap_gate(segment_ids: Int[Array, "b l"] | None, taps: int) -> Bool[Array, "b l w"] | None:

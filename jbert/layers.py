@@ -17,6 +17,7 @@ from jaxtyping import Array, Float, Int
 from jbert.activations import ActivationField, activation
 from jbert.attention import Visible, attend
 from jbert.execution import Execution
+from jbert.parameters import bias_of, kernel_of, normal, weight
 from jbert.sharding import constrain
 
 # What a weight matrix does, and so how its two sides may be sharded.
@@ -83,27 +84,6 @@ def add_bias(x: Array, bias: Array) -> Array:
 
 def _last_axis(vector: Array, x: Array) -> Array:
     return vector.reshape((1,) * (x.ndim - 1) + (-1,))
-
-
-def weight(
-    module: Any, name: str, init: Any, axes: tuple[str | None, ...], shape: tuple[int, ...]
-) -> Array:
-    """A parameter of `module`, in the dtype its execution stores, with the names of its axes."""
-    boxed = nn.with_logical_partitioning(init, axes)
-    return module.param(name, boxed, shape, module.execution.param_dtype)
-
-
-def kernel_of(module: Any, axes: tuple[str | None, ...], *shape: int) -> Array:
-    return weight(module, "kernel", _normal(module.stddev), axes, shape)
-
-
-def bias_of(module: Any, axes: tuple[str | None, ...], *shape: int) -> Array:
-    return weight(module, "bias", nn.initializers.zeros, axes, shape)
-
-
-def _normal(stddev: float):
-    # transformers draws from an untruncated normal whatever its documentation says.
-    return nn.initializers.normal(stddev)
 
 
 class Dense(nn.Module):
@@ -183,8 +163,9 @@ class Embed(nn.Module):
     @nn.compact
     def __call__(self, ids: Int[Array, "..."]) -> Float[Array, "... d"]:
         table = weight(
-            self, "embedding", self._init, TABLE_AXES[self.role], (self.num, self.features)
-        )
+            self, "embedding", self._init, TABLE_AXES[self.role], (self.num, self.features),
+            self.execution.dtype,
+        )  # fmt: skip
         if not self.trainable:
             table = jax.lax.stop_gradient(table)
         # Gathered whole before the lookup: of rows split over devices the partitioner would make
@@ -202,7 +183,7 @@ class Embed(nn.Module):
     def _init(self, key, shape, dtype):
         if self.table_init is not None:
             return jnp.asarray(self.table_init(*shape), dtype)
-        table = _normal(self.stddev)(key, shape, dtype)
+        table = normal(self.stddev)(key, shape, dtype)
         return table if self.padding_idx is None else table.at[self.padding_idx].set(0)
 
 
@@ -236,8 +217,8 @@ class NoNorm(nn.Module):
 
 
 def _scale_and_bias(module: Any, x: Array) -> tuple[Array, Array]:
-    scale = weight(module, "scale", nn.initializers.ones, (None,), x.shape[-1:])
-    bias = bias_of(module, (None,), x.shape[-1])
+    scale = weight(module, "scale", nn.initializers.ones, (None,), x.shape[-1:], "float32")
+    bias = bias_of(module, (None,), x.shape[-1], read_as="float32")
     return _last_axis(scale, x).astype(jnp.float32), _last_axis(bias, x).astype(jnp.float32)
 
 
@@ -260,9 +241,10 @@ class RelativeScores(nn.Module):
         table = weight(
             self,
             "embedding",
-            _normal(self.stddev),
+            normal(self.stddev),
             (None, "head_dim"),
             (2 * self.max_positions - 1, query.shape[-1]),
+            self.execution.dtype,
         )
         q_positions = first_query + jnp.arange(query.shape[2])
         distance = q_positions[:, None] - jnp.arange(key.shape[2])[None, :]
@@ -391,7 +373,7 @@ def vocab_bias(head: Any, vocab_size: int) -> Float[Array, "v"]:
 
 def vocab_table(head: Any, name: str, stddev: float, shape: tuple[int, int]) -> Float[Array, "d v"]:
     """A [d, v] matrix of a language-model head that is no lookup table."""
-    return weight(head, name, _normal(stddev), KERNEL_AXES["vocab"], shape)
+    return weight(head, name, normal(stddev), KERNEL_AXES["vocab"], shape, head.execution.dtype)
 
 
 def word_table(encoder: nn.Module) -> Float[Array, "v d"]:

@@ -2,11 +2,13 @@
 
 import dataclasses
 import functools
+import operator
 from collections.abc import Mapping
 from typing import Any
 
 import flax.linen as nn
 import jax
+import jax.core
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
@@ -19,7 +21,7 @@ from jbert.models import architecture, model_class
 from jbert.models.base import PER_TOKEN, Model, flatten_choices
 from jbert.sharding import EVERYTHING, Rules, activations_on, batch_sharding, param_shardings
 from jbert.stack import SCANNED, stack_layers
-from jbert.trees import flatten
+from jbert.trees import flatten, unflatten
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -43,6 +45,7 @@ class Bert:
     mesh: Mesh | None = None
     rules: str | Rules = EVERYTHING
     source: str | None = None
+    _cast: dict[str, Any] = dataclasses.field(default_factory=dict, init=False, repr=False)
 
     @property
     def execution(self) -> Execution:
@@ -60,8 +63,8 @@ class Bert:
         inputs = {"input_ids": input_ids, **inputs}
         inputs = {name: value for name, value in inputs.items() if value is not None}
         self._check(inputs)
-        return _forward(
-            self.params,
+        return forward(
+            self.as_read(),
             self._placed(inputs),
             module=self.module,
             mesh=self.mesh,
@@ -69,6 +72,30 @@ class Bert:
             output_hidden_states=output_hidden_states,
             output_attentions=output_attentions,
         )
+
+    def as_read(self) -> Any:
+        """The parameters in the dtypes that layers read them in: cast once, not by every call.
+
+        Where that is no other dtype these are `params` themselves, and otherwise a copy, kept
+        until one of them is replaced. `param_dtype` spares the copy.
+        """
+        if jnp.dtype(self.execution.dtype).itemsize == 4:
+            return self.params
+        leaves, tree = jax.tree.flatten(self.params)
+        if self._is_cast(leaves, tree):
+            return self._cast["to"]
+        # Another transformation's tracers, and numpy arrays, which may change in place.
+        traced = jax.core.Tracer
+        if not all(isinstance(x, jax.Array) and not isinstance(x, traced) for x in leaves):
+            return self.params
+        to = _cast_as_read(self.module, flatten(self.params))
+        self._cast.update(leaves=leaves, tree=tree, to=to)
+        return to
+
+    def _is_cast(self, leaves: list[Any], tree: Any) -> bool:
+        if not self._cast or tree != self._cast["tree"]:
+            return False
+        return all(map(operator.is_, leaves, self._cast["leaves"]))
 
     def init_cache(self, batch_size: int, max_length: int | None = None) -> Any:
         """An empty key-value cache, to pass to a decoder as `cache=`."""
@@ -108,7 +135,7 @@ class Bert:
     jax.jit,
     static_argnames=("module", "mesh", "rules", "output_hidden_states", "output_attentions"),
 )
-def _forward(params, inputs, *, module, mesh, rules, output_hidden_states, output_attentions):
+def forward(params, inputs, *, module, mesh, rules, output_hidden_states, output_attentions):
     with activations_on(mesh, rules if isinstance(rules, str) else dict(rules)):
         return module.apply(
             {"params": params},
@@ -116,6 +143,19 @@ def _forward(params, inputs, *, module, mesh, rules, output_hidden_states, outpu
             output_hidden_states=output_hidden_states,
             output_attentions=output_attentions,
         )
+
+
+def _cast_as_read(module: Model, flat: dict[str, Any]) -> Any:
+    boxes = flatten(abstract_params(module, boxed=True))
+    wider: dict[str, str] = {}
+    for path, leaf in flat.items():
+        read_as = boxes[path].read_as if path in boxes else leaf.dtype.name
+        if jnp.dtype(read_as).itemsize < leaf.dtype.itemsize:
+            wider[path] = read_as
+    places = {path: flat[path].sharding for path in wider}
+    cast = jax.jit(lambda leaves: {path: x.astype(wider[path]) for path, x in leaves.items()},
+                   out_shardings=places)  # fmt: skip
+    return unflatten({**flat, **cast({path: flat[path] for path in wider})})
 
 
 def _hashable(preset: str | Rules):

@@ -9,6 +9,8 @@ from tiny import quick_jit
 
 from jbert.convolution import depthwise, dynamic, tap_gate
 
+pytestmark = pytest.mark.usefixtures("quick_compiles")
+
 B, H, E, D = 2, 3, 4, 6
 # Kernel sizes below, at and above the length; 1 is a kernel without neighbours.
 SIZES = [(7, 1), (7, 3), (7, 5), (2, 5), (1, 9), (4, 9)]

@@ -5,10 +5,13 @@ import math
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 import tiny
 
 from jbert.models import model_class
 from jbert.models.distilbert import sinusoids
+
+pytestmark = pytest.mark.usefixtures("quick_compiles")
 
 
 def test_sinusoids_are_sines_beside_cosines_of_the_same_angle():

@@ -215,6 +215,7 @@ SHAPES = {
 }
 
 
+@pytest.mark.usefixtures("quick_compiles")
 @pytest.mark.parametrize(("arch", "task"), [pair for pair in tiny.PAIRS if pair[1]])
 def test_head_has_its_outputs_and_its_loss_reaches_every_parameter(arch, task):
     module, params = tiny.model(arch, task, num_labels=N)
@@ -296,6 +297,7 @@ PARAMETERS = {
     "distilbert-base-cased": 65_190_912,
     "distilbert-base-multilingual-cased": 134_734_080,
     "mobilebert-uncased": 24_581_888,
+    "ib-bert-large-uncased": 294_467_840,
     "conv-bert-base": 105_680_520,
     "conv-bert-medium-small": 17_475_888,
     "conv-bert-small": 13_143_768,

@@ -1,5 +1,6 @@
 """Lower precision stays near float32, and what must be wide stays wide."""
 
+import dataclasses
 import functools
 
 import jax
@@ -11,12 +12,17 @@ import tiny
 from jbert.attention import _xla
 from jbert.execution import Execution
 from jbert.layers import LayerNorm
+from jbert.load import from_config
+from jbert.loaded import Bert
 from jbert.losses import loss
+from jbert.sharding import make_mesh
+from jbert.trees import flatten
 
 # Largest distance from float32, relative to the largest number: some tens of roundings deep.
 BOUNDS = {"bfloat16": 6e-2, "float16": 8e-3}
 PAIRS = [(arch, dtype) for arch in tiny.ARCHITECTURES for dtype in BOUNDS
          if (arch, dtype) != ("mobilebert", "float16")]  # fmt: skip
+WIDE_WEIGHTS = ("pooler", "classifier")
 WIDE_HEADS = ("sequence_classification", "token_classification", "question_answering")
 
 
@@ -115,3 +121,47 @@ def test_row_of_padding_alone_is_finite_in_lower_precision(dtype):
     hidden, grads = run(params)
     assert np.isfinite(np.asarray(hidden, np.float32)).all()
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(grads))
+
+
+@pytest.mark.parametrize("arch", tiny.ARCHITECTURES)
+@pytest.mark.parametrize("task", ["masked_lm", "sequence_classification"])
+def test_weights_cast_ahead_change_nothing(arch, task):
+    module, params = tiny.model(arch, task, Execution(dtype="bfloat16"))
+    bert = Bert(module.config, module, params, None, task)
+    run = tiny.quick_jit(lambda p, x: module.apply({"params": p}, **x))
+    inputs = tiny.batch(arch, task)
+    jax.tree.map(np.testing.assert_array_equal, run(bert.as_read(), inputs), run(params, inputs))
+    cast = {path: x.dtype.name for path, x in flatten(bert.as_read()).items()}
+    # Not one weight of a product is left to be cast, and none that is read in float32 was.
+    for path, dtype in cast.items():
+        wide = "norm/" in path or "depthwise" in path or any(head in path for head in WIDE_WEIGHTS)
+        assert dtype == ("float32" if wide else "bfloat16"), path
+
+
+def test_weights_are_cast_once_and_again_when_replaced():
+    module, params = tiny.model("bert", None, Execution(dtype="bfloat16"))
+    bert = Bert(module.config, module, params)
+    cast = bert.as_read()
+    assert bert.as_read() is cast
+    word = params["embeddings"]["word"]["embedding"]
+    params["embeddings"]["word"] = {"embedding": word + 1}
+    np.testing.assert_array_equal(
+        bert.as_read()["embeddings"]["word"]["embedding"], (word + 1).astype("bfloat16")
+    )
+    other = dataclasses.replace(bert, params=jax.tree.map(jnp.zeros_like, params))
+    assert not any(np.any(leaf) for leaf in jax.tree.leaves(other.as_read()))
+    # What may change in place, and what is not there yet, is left as it is.
+    on_host = dataclasses.replace(bert, params=jax.tree.map(np.asarray, params))
+    assert on_host.as_read() is on_host.params
+    jax.eval_shape(lambda p: dataclasses.replace(bert, params=p).as_read(), params)
+    full, _ = tiny.model("bert", None, Execution())
+    assert Bert(full.config, full, params).as_read() is params
+
+
+def test_weights_cast_ahead_stay_where_they_lie():
+    config, mesh = tiny.config("bert"), make_mesh(data=2, fsdp=2, tensor=2)
+    bert = from_config(config, dtype="bfloat16", mesh=mesh)
+    for one, other in zip(
+        jax.tree.leaves(bert.as_read()), jax.tree.leaves(bert.params), strict=True
+    ):
+        assert one.sharding == other.sharding

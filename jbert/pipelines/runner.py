@@ -82,7 +82,7 @@ class Runner:
         inputs = {name: self._placed(value) for name, value in inputs.items()}
         chosen = {name: self._placed(np.asarray(value)[rows]) for name, value in extra.items()}
         return self._compiled(
-            self.bert.params, inputs, chosen, settings=tuple(sorted(settings.items()))
+            self.bert.as_read(), inputs, chosen, settings=tuple(sorted(settings.items()))
         )
 
     def _inputs(self, tokens, rows: np.ndarray, length: int) -> dict[str, np.ndarray]:
