@@ -95,11 +95,11 @@ def test_blocks_are_whole_sentences_as_full_as_they_go(documents, room):
 def test_unpacked_rows(corpus, tok):
     source = make(corpus, pack=False)
     batch = epoch_of(source)
-    assert batch.keys() == {"input_ids", "attention_mask", "token_type_ids", "labels"}
+    assert batch.keys() == {"input_ids", "segment_ids", "token_type_ids", "labels"}
     assert all(value.shape == (len(source), LENGTH) for value in batch.values())
     assert all(value.dtype == np.int32 for value in batch.values())
     assert (batch["token_type_ids"] == 0).all()
-    assert (batch["input_ids"][batch["attention_mask"] == 0] == PAD).all()
+    assert (batch["input_ids"][batch["segment_ids"] == 0] == PAD).all()
     tokens = []
     for ids, masked, labels in sequences(batch):
         assert ids[0] == masked[0] == CLS and ids[-1] == masked[-1] == SEP
@@ -251,7 +251,7 @@ def test_the_generator_sees_masks_or_the_token_itself(corpus):
     chosen = batch["labels"] >= 0
     masked = batch["input_ids"][chosen] == MASK
     assert (masked | (batch["input_ids"] == batch["labels"])[chosen]).all()
-    assert 0.75 < masked.mean() < 0.95 and source.masker.masking == ELECTRA
+    assert 0.75 < masked.mean() < 0.95 and source.masker.masking.replace == ELECTRA
 
 
 def test_no_token_types_where_the_tokenizer_has_none(tok, corpus):

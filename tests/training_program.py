@@ -229,7 +229,7 @@ def main(job: Job) -> None:
     os.environ["XLA_FLAGS"] = FLAGS
     jax.config.update("jax_platforms", "cpu")
     jax.config.update("jax_num_cpu_devices", job.devices)
-    jax.config.update("jax_compilation_cache_dir", os.environ["TRAINING_PROGRAM_CACHE"])
+    jax.config.update("jax_compilation_cache_dir", os.environ["JAX_COMPILATION_CACHE_DIR"])
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     # Its own one is a semaphore of the system, which a process that is killed leaves behind.
     tqdm.set_lock(threading.RLock())
@@ -245,7 +245,7 @@ def main(job: Job) -> None:
 def _server() -> Any:
     context = multiprocessing.get_context("forkserver")
     cache = tempfile.TemporaryDirectory(prefix="jbert-compiled-")
-    os.environ["TRAINING_PROGRAM_CACHE"] = cache.name
+    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", cache.name)
     places = [str(Path(__file__).parent), str(Path(jbert.__file__).parents[1])]
     before = os.environ.get("PYTHONPATH")
     os.environ["PYTHONPATH"] = os.pathsep.join(places)

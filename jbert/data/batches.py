@@ -5,6 +5,7 @@ interruption: the position in the data is one number.
 """
 
 import dataclasses
+import functools
 import queue
 import threading
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
@@ -60,13 +61,46 @@ class TrainingOrder:
         if len(self.source) == 0:
             raise DataError("there is no example to train on; expected at least one")
 
+    @property
+    def batch_sizes(self) -> tuple[int, ...]:
+        """All that there are."""
+        return (self.batch_size,)
+
     def batches_per_epoch(self) -> int:
         return -(-len(self.source) // self.batch_size)
+
+    def total(self, epochs: float) -> int:
+        """How many batches a run of so many epochs has."""
+        return max(1, round(epochs * self.batches_per_epoch()))
 
     def batch(self, number: int) -> Batch:
         epoch, place = divmod(number, self.batches_per_epoch())
         rows = self._epoch(epoch)[place]
         return _filled(self.source, rows, self.batch_size, epoch)
+
+    def source_at(self, number: int) -> Source:
+        """Where the rows of a batch come from."""
+        return self.source
+
+    def length_at(self, number: int) -> int:
+        """How long a batch there is; where lengths differ from one to the next, a middling one."""
+        return self._length
+
+    @functools.cached_property
+    def _length(self) -> int:
+        middle = len(self.source) // 2
+        return self.source.length(np.argpartition(self.source.lengths, middle)[middle : middle + 1])
+
+    def epochs(self, count: int) -> float:
+        """How many times the first `count` batches go through the data."""
+        return count / self.batches_per_epoch()
+
+    def work(self, count: int) -> int:
+        """What the first `count` batches cost, in batches of the first one's size."""
+        return count
+
+    def describe(self) -> str:
+        return f"{self.batches_per_epoch()} an epoch, {len(self.source)} examples"
 
     def position(self, number: int) -> dict[str, Any]:
         """What a checkpoint says about the data, for `check_position`."""
@@ -81,17 +115,7 @@ class TrainingOrder:
 
     def check_position(self, stored: Mapping[str, Any]) -> None:
         """Refuse to go on with other data, or another order of it, than before."""
-        now = self.position(stored["batch"])
-        changed = [
-            f"{name} is {now[name]!r}, was {stored[name]!r}" for name in now
-            if now[name] != stored[name]
-        ]  # fmt: skip
-        if changed:
-            raise DataError(
-                "the training data, or the order of its examples, is not what the checkpoint was "
-                "made with: " + "; ".join(changed) + ". Go on with the former, or start anew "
-                "elsewhere"
-            )
+        refuse_other(self.position(stored["batch"]), stored)
 
     def _epoch(self, epoch: int) -> list[np.ndarray]:
         # The batches of one epoch are asked for one after the other.
@@ -111,6 +135,21 @@ class TrainingOrder:
         for part in _cut(order, window):
             batches += _cut(part[np.argsort(lengths[part], kind="stable")], self.batch_size)
         return [batches[i] for i in random.permutation(len(batches))]
+
+
+def refuse_other(now: Mapping[str, Any], stored: Mapping[str, Any]) -> None:
+    """Raise an error that names what of a position in the data has changed."""
+    changed = [
+        f"{name} is {now.get(name)!r}, was {stored.get(name)!r}"
+        for name in dict.fromkeys([*now, *stored])
+        if now.get(name) != stored.get(name)
+    ]
+    if changed:
+        raise DataError(
+            "the training data, or the order of its examples, is not what the checkpoint was "
+            "made with: " + "; ".join(changed) + ". Go on with the former, or start anew "
+            "elsewhere"
+        )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -13,7 +13,7 @@ def cut_blocks(corpus: Corpus, room: int) -> tuple[np.ndarray, np.ndarray]:
     next block at once.
     """
     bounds = np.asarray(corpus.sentences)
-    begin, last = bounds[corpus.documents[:-1]], bounds[corpus.documents[1:]]
+    begin, last = bounds[corpus.begins], bounds[corpus.ends]
     starts, lengths = [], []
     while len(begin):
         full = begin + room

@@ -9,6 +9,7 @@ another corpus and not a stale one. An interrupted build goes on behind the last
 import contextlib
 import dataclasses
 import fcntl
+import functools
 import json
 import logging
 import os
@@ -46,6 +47,7 @@ class Corpus:
         tokenizer: what made the ids.
         skipped: where and why, for each line that was left out.
         fingerprint: of the text and the tokenizer together.
+        chosen: the documents that count, by their numbers, where not all of them do.
     """
 
     tokens: np.ndarray
@@ -54,11 +56,25 @@ class Corpus:
     tokenizer: Tokenizer
     skipped: tuple[str, ...]
     fingerprint: str
+    chosen: np.ndarray | None = None
+
+    @functools.cached_property
+    def begins(self) -> np.ndarray:
+        """The first sentence of each document that counts."""
+        begins = self.documents[:-1]
+        return begins if self.chosen is None else begins[self.chosen]
+
+    @functools.cached_property
+    def ends(self) -> np.ndarray:
+        """The sentence behind the last one of each document that counts."""
+        ends = self.documents[1:]
+        return ends if self.chosen is None else ends[self.chosen]
 
     def __repr__(self) -> str:
+        bounds = self.sentences
         return (
-            f"Corpus({len(self.tokens):,} tokens, {len(self.sentences) - 1:,} sentences, "
-            f"{len(self.documents) - 1:,} documents)"
+            f"Corpus({int((bounds[self.ends] - bounds[self.begins]).sum()):,} tokens, "
+            f"{int((self.ends - self.begins).sum()):,} sentences, {len(self.begins):,} documents)"
         )
 
 
@@ -96,12 +112,16 @@ def open_corpus(
         lines = len(corpus.sentences) - 1 + len(corpus.skipped)
         warn_of_skipped(", ".join(map(str, files)), list(corpus.skipped), lines)
     if not len(corpus.tokens):
-        raise DataError(
-            f"{', '.join(map(str, files))}: no token in {len(files)} files; expected text, one "
-            "sentence a line and a blank line between documents"
-        )
+        raise no_text(files)
     logger.info("%s in %s", corpus, directory)
     return corpus
+
+
+def no_text(files: list[Path]) -> DataError:
+    return DataError(
+        f"{', '.join(map(str, files))}: no token in {len(files)} files; expected text, one "
+        "sentence a line and a blank line between documents"
+    )
 
 
 def list_files(paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]) -> list[Path]:

@@ -6,6 +6,7 @@ another length is another source over the same corpus.
 """
 
 import dataclasses
+from typing import Literal
 
 import numpy as np
 
@@ -20,24 +21,36 @@ from jbert.tokenizer import Tokenizer
 
 TASKS = ("masked_lm", "pretraining", "replaced_token_detection")
 
+# The shares of masked tokens that become [MASK] and random ones. The others stay as they are, and
+# ELECTRA has no random ones: its generator makes them.
+BERT, ELECTRA = (0.8, 0.1), (0.85, 0.0)
+
 
 @dataclasses.dataclass(frozen=True)
 class Masking:
-    """How tokens are masked; see `mask_tokens`. `max_predictions` is that of each sequence."""
+    """How tokens are masked; see `mask_tokens`."""
 
     rate: float = 0.15
-    strategy: str = "token"
-    replace: tuple[float, float] = (0.8, 0.1)
+    """The share of the tokens to predict."""
+    strategy: Literal["token", "whole_word", "span"] = "token"
+    """Mask single tokens, whole words, or spans of words as SpanBERT does."""
+    replace: tuple[float, float] | None = None
+    """Of the masked tokens, the shares that become [MASK] and a random token; by default 0.8 and
+    0.1, for a generator 0.85 and 0."""
     max_predictions: int | None = None
+    """The most of each sequence."""
     max_span: int = 10
+    """The most words of a span."""
     span_p: float = 0.2
+    """Parameter of the geometric distribution that the lengths of spans have."""
 
     def __post_init__(self) -> None:
-        check_options(**dataclasses.asdict(self))
+        check_options(**dataclasses.asdict(self.of("masked_lm")))
 
-
-# ELECTRA's generator sees [MASK] at 85 % of the positions and the token itself at the others.
-ELECTRA = Masking(replace=(0.85, 0.0))
+    def of(self, task: str) -> "Masking":
+        """With the shares to replace that the task has by default."""
+        usual = ELECTRA if task == "replaced_token_detection" else BERT
+        return dataclasses.replace(self, replace=usual) if self.replace is None else self
 
 
 def pretraining_source(
@@ -45,9 +58,10 @@ def pretraining_source(
     corpus: Corpus,
     max_length: int,
     *,
-    masking: Masking | None = None,
+    masking: Masking = Masking(),
     pack: bool | None = None,
     max_sequences: int | None = None,
+    row_length: int | None = None,
     duplicates: int = 1,
     short_share: float = 0.1,
     seed: int = 0,
@@ -56,6 +70,8 @@ def pretraining_source(
 
     In replaced-token detection the masked tokens are for the generator, which stands in the step;
     the original is there too: the label, or where there is none the input.
+
+    row_length: of packed rows, where they are to be longer than any sequence.
     """
     if task not in TASKS:
         raise ValueError(f"task is {task!r}; expected one of {', '.join(TASKS)}")
@@ -66,17 +82,17 @@ def pretraining_source(
                 "token of a row, and a packed row holds several pairs. Pass pack=False, or the "
                 "task 'masked_lm'"
             )
-        return MaskedPairs(corpus, max_length, masking=masking or Masking(), seed=seed,
+        return MaskedPairs(corpus, max_length, masking=masking.of(task), seed=seed,
                            duplicates=duplicates, short_share=short_share)  # fmt: skip
-    masking = masking or (ELECTRA if task == "replaced_token_detection" else Masking())
-    return MaskedBlocks(corpus, max_length, masking=masking, pack=pack in (None, True),
-                        max_sequences=max_sequences, seed=seed)  # fmt: skip
+    return MaskedBlocks(corpus, max_length, masking=masking.of(task), pack=pack in (None, True),
+                        max_sequences=max_sequences, row_length=row_length, seed=seed)  # fmt: skip
 
 
 class MaskedBlocks:
     """Blocks of whole sentences, [CLS] before and [SEP] behind, alone in a row or packed.
 
     Attributes:
+        max_length: of a row.
         max_predictions: the most that a row has, for steps that gather them.
     """
 
@@ -85,18 +101,20 @@ class MaskedBlocks:
         corpus: Corpus,
         max_length: int,
         *,
-        masking: Masking = Masking(),
+        masking: Masking,
         pack: bool = True,
         max_sequences: int | None = None,
+        row_length: int | None = None,
         seed: int = 0,
     ) -> None:
         _check_length(max_length, 3)
-        self.corpus, self.max_length, self.pack, self.seed = corpus, max_length, pack, seed
+        self.corpus, self.pack, self.seed = corpus, pack, seed
         self.max_sequences = max_sequences
+        self.max_length = _row_length(row_length, max_length, pack)
         self.masker = _Masker(corpus.tokenizer, masking)
         self.starts, self.sizes = cut_blocks(corpus, max_length - 2)
         self.fingerprint = digest(
-            "blocks", corpus.fingerprint, max_length, pack, max_sequences, seed,
+            "blocks", corpus.fingerprint, max_length, self.max_length, pack, max_sequences, seed,
             dataclasses.asdict(masking),
         )  # fmt: skip
         predictions = self.masker.most(self.sizes)
@@ -132,7 +150,7 @@ class MaskedBlocks:
         return self._packings[epoch]
 
     def batch(self, rows: np.ndarray, length: int, epoch: int) -> dict[str, np.ndarray]:
-        """Rows of `length`; packed ones with `segment_ids` and `position_ids`."""
+        """Rows of `length` with `segment_ids`; packed ones also with `position_ids`."""
         _check_width(length, self.max_length)
         blocks, place = np.asarray(rows), None
         if self.pack:
@@ -142,10 +160,11 @@ class MaskedBlocks:
         width = length if place is None else int(sizes.max(initial=0)) + 2
         keys = draws.row_keys(blocks, self.seed, epoch)
         batch = self.masker.masked(first, None, width, keys)
+        # Of these MobileBERT and ConvBERT read no padding, which packed rows have not either.
+        segments = batch.pop("attention_mask")
         if place is None:
-            return batch
+            return batch | {"segment_ids": segments}
         # Masked before it is packed, a block has the same masks whatever stands beside it.
-        del batch["attention_mask"]
         padding = {**packing.PADDING, "input_ids": self.corpus.tokenizer.pad_token_id}
         return packing.build_rows(batch, sizes + 2, place, (len(rows), length), padding)
 
@@ -162,7 +181,7 @@ class MaskedPairs:
         corpus: Corpus,
         max_length: int,
         *,
-        masking: Masking = Masking(),
+        masking: Masking,
         duplicates: int = 1,
         short_share: float = 0.1,
         seed: int = 0,
@@ -253,6 +272,20 @@ def _check_length(max_length: int, least: int) -> None:
         raise ValueError(
             f"max_length is {max_length}; expected at least {least}, special tokens included"
         )
+
+
+def _row_length(given: int | None, max_length: int, pack: bool) -> int:
+    """The length of rows that hold sequences of up to `max_length`."""
+    if given is None:
+        return max_length
+    if not pack:
+        raise ValueError(f"row_length is {given}, which is of packed rows; expected none")
+    if given < max_length:
+        raise ValueError(
+            f"row_length is {given}, but sequences have up to {max_length} tokens; expected a row "
+            "for the longest of them at least"
+        )
+    return given
 
 
 def _check_width(length: int, max_length: int) -> None:

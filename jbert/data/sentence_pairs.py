@@ -19,7 +19,7 @@ from jbert.data.table import DataError, DataWarning
 class PairPlan:
     """The pairs of a corpus; tokens by their place in it."""
 
-    document: np.ndarray
+    document: np.ndarray  # its number among those that count
     first: np.ndarray  # where the first text begins
     middle: np.ndarray  # where it ends, and its own next text begins
     end: np.ndarray
@@ -55,8 +55,8 @@ def plan_pairs(
 
 def _one_pass(corpus: Corpus, room: int, short_share: float, seed: int, number: int) -> tuple:
     bounds = np.asarray(corpus.sentences)
-    document = np.arange(len(corpus.documents) - 1)
-    begin, last = np.asarray(corpus.documents[:-1]), np.asarray(corpus.documents[1:])
+    begin, last = np.asarray(corpus.begins), np.asarray(corpus.ends)
+    document = np.arange(len(begin))
     keys = draws.row_keys(document, seed, number)
     none = np.zeros(1, np.int64)
     short = draws.uniform(keys, none, "short") < short_share
@@ -106,14 +106,12 @@ def draw_pairs(
 
 def _random_texts(corpus: Corpus, document, wanted, keys) -> tuple[np.ndarray, np.ndarray]:
     """Sentences of another document, from a random one on, until there are `wanted` tokens."""
-    bounds, documents, none = corpus.sentences, corpus.documents, np.zeros(1, np.int64)
-    count = len(documents) - 1
-    other = draws.below(np.full(1, count - 1), keys, none, "document")
+    bounds, begins, ends, none = corpus.sentences, corpus.begins, corpus.ends, np.zeros(1, np.int64)
+    other = draws.below(np.full(1, len(begins) - 1), keys, none, "document")
     other += other >= document
-    sentences = documents[other + 1] - documents[other]
-    begin = documents[other] + draws.below(sentences, keys, none, "sentence")
+    begin = begins[other] + draws.below(ends[other] - begins[other], keys, none, "sentence")
     end = np.searchsorted(bounds, bounds[begin] + np.maximum(wanted, 1))
-    return bounds[begin], bounds[np.minimum(end, documents[other + 1])]
+    return bounds[begin], bounds[np.minimum(end, ends[other])]
 
 
 def _check(corpus: Corpus, room: int, duplicates: int, short_share: float) -> None:
@@ -123,7 +121,7 @@ def _check(corpus: Corpus, room: int, duplicates: int, short_share: float) -> No
         raise ValueError(f"duplicates is {duplicates}; expected at least 1")
     if not 0 <= short_share <= 1:
         raise ValueError(f"short_share is {short_share}; expected a share, from 0 to 1")
-    documents, sentences = len(corpus.documents) - 1, len(corpus.sentences) - 1
+    documents, sentences = len(corpus.begins), int((corpus.ends - corpus.begins).sum())
     advice = "Next-sentence prediction needs text with a sentence a line and blank lines between"
     if documents < 2:
         raise DataError(

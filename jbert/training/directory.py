@@ -4,7 +4,6 @@ import dataclasses
 import json
 import logging
 import os
-import shutil
 import weakref
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -14,6 +13,7 @@ import jax
 
 from jbert.lock import Lock
 from jbert.processes import together
+from jbert.training import replaced
 from jbert.training.config import RunConfig, RunError
 
 logger = logging.getLogger("jbert")
@@ -22,10 +22,11 @@ CONFIG, METRICS = "config.json", "metrics.jsonl"
 CHECKPOINTS, MODEL, REPORT, PREDICTIONS, FAILED, BOARD = (
     "checkpoints", "model", "report.html", "predictions.jsonl", "failed_batch.json", "tensorboard",
 )  # fmt: skip
+TOKENIZER, FIGURES, GENERATOR = "tokenizer", "figures.json", "generator"
 LOCK = ".lock"
 # What --overwrite deletes; whatever else somebody has put there stays.
-OWN = (CONFIG, METRICS, CHECKPOINTS, MODEL, REPORT, PREDICTIONS, FAILED, BOARD, "figures.json",
-       "seeds.json", "tokenizer")  # fmt: skip
+OWN = (CONFIG, METRICS, CHECKPOINTS, MODEL, REPORT, PREDICTIONS, FAILED, BOARD, FIGURES,
+       "seeds.json", TOKENIZER, GENERATOR)  # fmt: skip
 # What may differ between a run and its continuation: where and how it runs, not what it computes.
 FREE = ("output_dir", "resume", "overwrite", "parallel", "mesh", "execution", "logging", "cluster",
         "checkpoints", "accumulate")  # fmt: skip
@@ -67,12 +68,15 @@ class RunDirectory:
     def _prepare(self, run: RunConfig) -> None:
         if self.path.exists() and not self.path.is_dir():
             raise RunError(f"output_dir {self.path} is a file; expected a directory")
+        if (self.path / replaced.ASIDE).is_dir() or replaced.is_kept(self.path):
+            self._put_back()
         stored = self._stored(run)
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             self._unlock = weakref.finalize(self, Lock(self.path / LOCK).release)
             if stored is not None and run.overwrite:
-                self._delete()
+                logger.warning("the run in %s is deleted as soon as this one begins", self.path)
+                replaced.set_aside(self.path, (*OWN, *self._runs_of_seeds()))
             write_whole(self.path / CONFIG, json.dumps(self.config, indent=2) + "\n")
         except OSError as error:
             self.close()
@@ -110,28 +114,37 @@ class RunDirectory:
             )
         return stored
 
-    def _delete(self) -> None:
-        logger.warning("deleting the run in %s", self.path)
-        for path in (self.path / name for name in OWN):
-            if path.is_dir():
-                shutil.rmtree(path)
-            else:
-                path.unlink(missing_ok=True)
+    def _put_back(self) -> None:
+        """What a process that was killed before it began had set aside."""
+        lock = Lock(self.path / LOCK)
+        try:
+            replaced.put_back(self.path)
+        finally:
+            lock.release()
+
+    def _runs_of_seeds(self) -> list[str]:
+        """Those below this one, of any seeds: they are a part of it."""
+        found = self.path.glob(replaced.OF_SEEDS)
+        return sorted(path.name for path in found if _stored_config(path) is not None)
 
     def stored_config(self) -> dict[str, Any] | None:
         """The configuration that was written here, by a run and not by somebody else."""
-        try:
-            stored = json.loads((self.path / CONFIG).read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            return None
-        except ValueError as error:
-            raise RunError(
-                f"{self.path / CONFIG}: expected the configuration of a run, found {error}; "
-                "choose another --output_dir, or delete this one"
-            ) from error
-        # Models have a config.json as well.
-        ours = isinstance(stored, dict) and {"kind", "output_dir"} <= stored.keys()
-        return stored if ours else None
+        return _stored_config(self.path)
+
+
+def _stored_config(directory: Path) -> dict[str, Any] | None:
+    try:
+        stored = json.loads((directory / CONFIG).read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except ValueError as error:
+        raise RunError(
+            f"{directory / CONFIG}: expected the configuration of a run, found {error}; "
+            "choose another --output_dir, or delete this one"
+        ) from error
+    # Models have a config.json as well.
+    ours = isinstance(stored, dict) and {"kind", "output_dir"} <= stored.keys()
+    return stored if ours else None
 
 
 def differences(stored: Mapping[str, Any], mine: Mapping[str, Any]) -> list[str]:

@@ -12,7 +12,9 @@ import jax.numpy as jnp
 
 from jbert.data.batches import TrainingOrder, prefetch
 from jbert.data.features import Source
+from jbert.data.phases import PhasedOrder
 from jbert.loaded import Bert
+from jbert.training import replaced
 from jbert.training.checkpoints import Checkpoints
 from jbert.training.config import RunConfig, RunError
 from jbert.training.directory import FAILED, RunDirectory, write_whole
@@ -40,7 +42,7 @@ class Trainer:
     """Trains a model as a RunConfig says, and leaves everything in its directory.
 
     bert:        the model, on the mesh that `mesh_of(run)` gave; its parameters are used up.
-    train:       what it learns from.
+    train:       what it learns from: rows, or an order of batches of several kinds of rows.
     evaluations: splits by name; the first one decides what the best checkpoint is.
     predict:     what an evaluation keeps of each batch's outputs, for `Evaluation.score`.
     metric:      the figure of the first evaluation that is to become best, and in which direction.
@@ -56,7 +58,7 @@ class Trainer:
         self,
         run: RunConfig,
         bert: Bert,
-        train: Source,
+        train: Source | PhasedOrder,
         evaluations: Mapping[str, Evaluation] | None = None,
         *,
         predict: Predict = lambda output, batch: {},
@@ -77,8 +79,10 @@ class Trainer:
                 raise RunError(f"the split {name!r} has no example; expected at least one")
         self.metric = run.evaluation.metric or metric
         self.greater_is_better = greater_is_better
-        self.order = TrainingOrder(train, run.batch_size, run.seed, run.group_by_length)
-        self.total = run.steps or max(1, round(run.epochs * self.order.batches_per_epoch()))
+        self.order = train if isinstance(train, PhasedOrder) else TrainingOrder(
+            train, run.batch_size, run.seed, run.group_by_length
+        )  # fmt: skip
+        self.total = run.steps or self.order.total(run.epochs)
         own: Flat = flatten(bert.params)
         self._own, self.fixed, companions = frozenset(own), fixed, companions or {}
         self._params: Flat = own | companions
@@ -86,15 +90,15 @@ class Trainer:
         if taken := sorted(own.keys() & others.keys()):
             raise RunError(f"companions and what is fixed need other names than {', '.join(taken)}")
         self.parallel: Parallel = parallel_of(run, bert.module, bert.mesh, str(bert.rules), others)
-        rows = run.batch_size // run.accumulate
-        check_batch("batch_size / accumulate", rows, self.parallel.ways())
+        for size in self.order.batch_sizes:
+            check_batch("batch_size / accumulate", size // run.accumulate, self.parallel.ways())
         layers = getattr(bert.config, "num_hidden_layers", 0)
         self.optimizer = Optimizer(run.optimizer, self.total, layers)
         self.optimizer.check(self._params)
         self.abstract = abstract_state(self._params, self.optimizer, self.parallel)
         self.objective = objective or TaskObjective(bert.module, bert.task)
         step = EvalStep(self.objective, predict, self.parallel.axis)
-        size = run.evaluation.batch_size or 2 * run.batch_size
+        size = run.evaluation.batch_size or 2 * min(self.order.batch_sizes)
         self.evaluator = Evaluator(self.parallel, step, size)
 
     # -- the run ----------------------------------------------------------------------------
@@ -113,6 +117,8 @@ class Trainer:
             greater_is_better=self.greater_is_better,
         )
         self.record = Record(self.run, directory, self)
+        if jax.process_index() == 0:
+            replaced.forget(directory.path)
         with checkpoints, self.record, Preemption().listening() as preemption:
             self.checkpoints, self.preemption = checkpoints, preemption
             state = self._begin()
@@ -201,8 +207,8 @@ class Trainer:
         return state
 
     def _batch(self, number: int) -> Any:
-        batch = self.order.batch(number)
-        return self.parallel.put(batch.size, lambda places: batch.read(self.order.source, places))
+        batch, source = self.order.batch(number), self.order.source_at(number)
+        return self.parallel.put(batch.size, lambda places: batch.read(source, places))
 
     def _is_over(self) -> bool:
         patience = self.run.evaluation.patience
@@ -303,9 +309,12 @@ class Trainer:
     # -- evaluating -------------------------------------------------------------------------
 
     def _evaluation_is_due(self) -> bool:
-        step = self.progress.step
-        every = self.run.evaluation.steps or self.order.batches_per_epoch()
-        return bool(self.evaluations) and step > 0 and (step % every == 0 or step == self.total)
+        step, every = self.progress.step, self.run.evaluation.steps
+        if not self.evaluations or step == 0:
+            return False
+        epochs = self.order.epochs
+        due = step % every == 0 if every else int(epochs(step)) > int(epochs(step - 1))
+        return due or step == self.total
 
     def _evaluate_and_judge(self, state: Any) -> bool:
         """Evaluate on every split; whether this state is the best so far, and to be kept."""

@@ -85,15 +85,25 @@ class Clock:
         self._since = time.perf_counter()
 
 
-def flops_per_token(params: Mapping[str, Any], config: ModelConfig, length: int) -> float:
+def flops_per_token(
+    params: Mapping[str, Any], config: ModelConfig, length: int, projected: float = 1.0
+) -> float:
     """Operations of a forward and a backward pass for one token: 6 for each weight of a matrix
     product, and attention's own two products. Work that is done again, dropout and padding are no
-    part of it."""
-    kernels = sum(leaf.size for path, leaf in params.items() if path.endswith("kernel"))
-    if any(path.startswith("mlm/") for path in params):
-        kernels += params["encoder/embeddings/word/embedding"].size
+    part of it.
+
+    projected: the share of positions for which a masked language model's head works.
+    """
+    heads = sum(leaf.size for path, leaf in params.items() if _is_kernel(path, of_head=True))
+    others = sum(leaf.size for path, leaf in params.items() if _is_kernel(path, of_head=False))
+    if heads:
+        heads += params["encoder/embeddings/word/embedding"].size
     width, layers = getattr(config, "hidden_size", 0), getattr(config, "num_hidden_layers", 0)
-    return 6.0 * kernels + 12.0 * layers * width * length
+    return 6.0 * (others + projected * heads) + 12.0 * layers * width * length
+
+
+def _is_kernel(path: str, of_head: bool) -> bool:
+    return path.endswith("kernel") and ("mlm" in path.split("/")) == of_head
 
 
 def peak_flops() -> float | None:

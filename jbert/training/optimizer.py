@@ -7,7 +7,7 @@ those are the same in every architecture.
 import dataclasses
 import fnmatch
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import jax
@@ -58,8 +58,17 @@ class Optimizer:
         state: Any = self._moments().init(self.trainable(params))
         return state._asdict()
 
-    def update(self, grads: Flat, state: Flat, params: Flat) -> tuple[Flat, Flat]:
-        """New values of the trained parameters, and the new state."""
+    def update(
+        self,
+        grads: Flat,
+        state: Flat,
+        params: Flat,
+        scaled: Callable[[str, int], Any] | None = None,
+    ) -> tuple[Flat, Flat]:
+        """New values of the trained parameters, and the new state.
+
+        scaled: what else multiplies the learning rate of a parameter, by its name and dimensions.
+        """
         rate = self.learning_rate(state["count"])
         moments: Any = optax.ScaleByAdamState(**state)
         directions: Any
@@ -72,6 +81,8 @@ class Optimizer:
             if self.config.name == "lamb":
                 direction = direction * _trust_ratio(path, value, direction)
             scale = self.layer_scale(path, value.ndim)
+            if scaled is not None:
+                scale = scale * scaled(path, value.ndim)
             new[path] = (value - rate * scale * direction).astype(value.dtype)
         return new, moments._asdict()
 

@@ -14,6 +14,7 @@ import jax
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
+from jbert.data.gathered import projected_share
 from jbert.training.config import RunConfig
 from jbert.training.directory import BOARD, METRICS, MetricsLog, RunDirectory
 from jbert.training.meter import Clock, Sums, flops_per_token, peak_flops
@@ -36,7 +37,7 @@ class Record:
         self._bar: Any = None
         self._rates: list[str] = []  # of the last line, for the bar
         self._board: Any = None
-        self._flops: float | None = None  # of one token, as a share of a second of all devices
+        self._peak = peak_flops()
         self._compiled = 0.0
         self._open = contextlib.ExitStack()
 
@@ -51,11 +52,6 @@ class Record:
 
     def start(self, step: int) -> None:
         trainer = self._trainer
-        length = trainer.order.batch(0).length
-        peak = peak_flops()
-        if peak is not None:
-            per_token = flops_per_token(trainer.abstract.params, trainer.bert.config, length)
-            self._flops = per_token / peak
         if not self.speaks:
             return
         logger.info("%s", summary(trainer))
@@ -65,8 +61,8 @@ class Record:
         shown = self.run.logging.progress
         shown = sys.stderr.isatty() if shown is None else shown
         self._bar = tqdm(
-            total=trainer.total, initial=step, desc="training", unit=" steps", disable=not shown,
-            dynamic_ncols=True,
+            total=trainer.order.work(trainer.total), initial=trainer.order.work(step),
+            desc="training", unit=" steps", disable=not shown, dynamic_ncols=True,
         )  # fmt: skip
         self._open.callback(self._bar.close)
         if shown:
@@ -97,7 +93,7 @@ class Record:
         self._here.add(figures)
         if self._bar is None:
             return
-        self._bar.update(step - self._bar.n)
+        self._bar.update(self._trainer.order.work(step) - self._bar.n)
         words = [f"loss {progress.window.loss():.4g}", *self._rates]
         self._bar.set_postfix_str(", ".join(words), refresh=False)
 
@@ -111,17 +107,24 @@ class Record:
             **{f"{name}_loss": part for name, part in parts},
             "learning_rate": float(figures["learning_rate"]),
             "grad_norm": float(figures["grad_norm"]),
-            "epoch": step / self._trainer.order.batches_per_epoch(),
+            "epoch": self._trainer.order.epochs(step),
             "examples": round(progress.seen.examples),
             "tokens": round(progress.seen.tokens),
             "examples_per_second": here.examples / seconds,
             "tokens_per_second": here.tokens / seconds,
         }
         self._rates = [f"{line[f'{name}_per_second']:.4g} {name}/s" for name in RATES]
-        if self._flops is not None:
-            line["mfu"] = self._flops * here.tokens / seconds
+        if self._peak is not None:
+            line["mfu"] = self._flops(step) * here.tokens / seconds / self._peak
             self._rates.append(f"MFU {line['mfu']:.1%}")
         self._write(step, "train", line)
+
+    def _flops(self, step: int) -> float:
+        """What one token of that step's batch took."""
+        trainer, number = self._trainer, step - 1
+        projected = projected_share(trainer.order.source_at(number))
+        length = trainer.order.length_at(number)
+        return flops_per_token(trainer.abstract.params, trainer.bert.config, length, projected)
 
     def _lap(self) -> float:
         """The seconds since the last lap, without what the compiler took of them."""
@@ -150,17 +153,17 @@ def summary(trainer: Any) -> str:
     run, abstract = trainer.run, trainer.abstract
     devices = jax.devices()
     mesh = " × ".join(f"{name} {size}" for name, size in trainer.bert.mesh.shape.items())
-    each = run.batch_size // run.accumulate // trainer.parallel.ways()
+    size = trainer.order.batch_sizes[0]
+    each = size // run.accumulate // trainer.parallel.ways()
     trained = trainer.optimizer.trainable(abstract.params)
     count = sum(leaf.size for leaf in abstract.params.values())
     learning = sum(leaf.size for leaf in trained.values())
     lines = {
         "devices": f"{len(devices)} × {devices[0].device_kind}, {jax.process_count()} process(es)",
         "parallel": run.parallel + (f" over {mesh}" if run.parallel == "jit" else ""),
-        "batch": f"{run.batch_size} examples = {trainer.parallel.ways()} × {each} at once"
+        "batch": f"{size} examples = {trainer.parallel.ways()} × {each} at once"
         + (f" × {run.accumulate} micro-batches" if run.accumulate > 1 else ""),
-        "steps": f"{trainer.total}, {trainer.order.batches_per_epoch()} an epoch, "
-        f"{len(trainer.order.source)} examples",
+        "steps": f"{trainer.total}, {trainer.order.describe()}",
         "parameters": f"{count / 1e6:.1f} M, trained {learning / 1e6:.1f} M, "
         f"computed in {run.execution.dtype}",
         "memory": f"{state_bytes((abstract, trainer.fixed)) / 1e9:.2f} GB a device for the state, "

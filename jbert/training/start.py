@@ -116,11 +116,11 @@ def find_start(
     if tokenizer is None:
         raise RunError(_no_tokenizer(run.model))
     tokenizer.check_model(config.vocab_size)
-    labels = _labels(stored) if task is not None and default_task(path) == task else None
+    labels = labels_of(stored) if task is not None and default_task(path) == task else None
     return Start(run, start, task, config, tokenizer, labels)
 
 
-def _labels(config: ModelConfig) -> tuple[str, ...] | None:
+def labels_of(config: ModelConfig) -> tuple[str, ...] | None:
     """The names of a head's classes, unless they are none but LABEL_0, LABEL_1, …"""
     names = config.id2label or {}
     if names == default_labels(len(names)):
@@ -132,6 +132,7 @@ def _from_scratch(
     run: RunConfig, start: StartConfig, task: str | None, texts: Iterable[str], directory: Path
 ) -> Start:
     config = _configuration(run.model)
+    logger.info("%s: its configuration alone, with new weights (start.scratch)", run.model)
     overrides = dict(start.overrides)
     if overrides:
         config = config.replace(**overrides)

@@ -6,8 +6,9 @@ counts, so that the sum over any batches, on any devices, is the same number.
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -69,6 +70,17 @@ class Objective(Protocol):
         ...
 
 
+@runtime_checkable
+class Scheduled(Protocol):
+    """An objective that is another one at each step: a function of the step's number alone."""
+
+    def at(self, step: jax.Array) -> Objective: ...
+
+    def rate(self, step: jax.Array, path: str, ndim: int) -> jax.Array:
+        """What multiplies the learning rate of a parameter."""
+        ...
+
+
 @dataclasses.dataclass(frozen=True)
 class TaskObjective:
     """The loss of a task's model; dropout is on when there is a key."""
@@ -116,9 +128,13 @@ class TrainStep:
         trained = self.optimizer.trainable(state.params)
         key = self._key(state.step)
         params = state.params | (state.fixed or {})
-        gradients, parts = self._gradients(trained, params, batch, key)
+        now, rate = self, None
+        if isinstance(self.objective, Scheduled):
+            now = dataclasses.replace(self, objective=self.objective.at(state.step))
+            rate = functools.partial(self.objective.rate, state.step)
+        gradients, parts = now._gradients(trained, params, batch, key)
         norm = global_norm(gradients)
-        new, opt_state = self.optimizer.update(gradients, state.opt_state, state.params)
+        new, opt_state = self.optimizer.update(gradients, state.opt_state, state.params, rate)
         average = state.average
         if average is not None:
             keep = self.optimizer.config.ema
