@@ -12,23 +12,43 @@ import pytest
 import jbert
 from jbert.data.glue import GLUE
 from jbert.data.processors import PROCESSORS
-from jbert.models import presets
+from jbert.models import model_class, presets
 from jbert.training.command import known_configs, load_config, parse
 from jbert.training.config import RunConfig
 from jbert.training.directory import MODEL
 from jbert.training.finetune import FinetuneConfig
+from jbert.training.pretrain import PretrainConfig
+from jbert.training.pretrain.generator import generator_config
 
 ROOT = Path(__file__).parents[1]
 CONFIGS = ROOT / "configs"
 NAMES = sorted(path.stem for path in CONFIGS.glob("*.py"))
 PARTS = ("Command", "Data", "Hardware", "Settings", "Published", "Measured here")
-FINETUNING = [name for name in NAMES if "finetune.py" in (CONFIGS / f"{name}.py").read_text()]
+# What each script reads.
+KINDS = {"train/finetune.py": FinetuneConfig, "train/pretrain.py": PretrainConfig}
+
+
+def script_of(name):
+    """The script of a configuration's command."""
+    return re.search(r"^  python (\S+) ", (CONFIGS / f"{name}.py").read_text(), re.MULTILINE)[1]
+
+
+FINETUNING = [name for name in NAMES if script_of(name) == "train/finetune.py"]
+KNOWN = [name for name in NAMES if script_of(name) in KINDS]
 
 
 @pytest.fixture(params=FINETUNING)
 def named(request):
-    config, text = load_config(str(CONFIGS / f"{request.param}.py"), FinetuneConfig)
-    return request.param, config, text
+    return loaded(request.param)
+
+
+@pytest.fixture(params=KNOWN)
+def known(request):
+    return loaded(request.param)
+
+
+def loaded(name):
+    return name, *load_config(str(CONFIGS / f"{name}.py"), KINDS[script_of(name)])
 
 
 def part(text, name):
@@ -39,9 +59,7 @@ def part(text, name):
 def arguments(text):
     """The command in the docstring, as the words that the script gets."""
     command = part(text, "Command").replace("\\\n", " ").splitlines()[0]
-    words = command.split()
-    assert words[:2] == ["python", "train/finetune.py"]
-    return words[2:]
+    return command.split()[2:]
 
 
 def test_there_are_configurations_and_the_command_line_lists_them():
@@ -49,26 +67,42 @@ def test_there_are_configurations_and_the_command_line_lists_them():
     assert known_configs() == NAMES
 
 
-def test_the_docstring_says_all_that_a_reader_needs(named):
-    name, _, text = named
+def test_the_docstring_says_all_that_a_reader_needs(known):
+    name, _, text = known
     assert re.findall(r"^([A-Z][a-z ]+):$", text, re.MULTILINE) == list(PARTS)
     assert all(part(text, heading).strip() for heading in PARTS)
     assert max(map(len, text.splitlines())) <= 100
     assert not text.startswith("\n") and text.split("\n")[0].endswith(".")
 
 
-def test_the_command_is_the_configuration_itself(named):
-    name, config, text = named
+def test_the_command_is_the_configuration_itself(known):
+    name, config, text = known
     file, *rest = arguments(text)
     assert file == f"configs/{name}.py"
-    assert parse(FinetuneConfig, "finetune", [str(ROOT / file), *rest]) == config
+    assert parse(type(config), "jbert", [str(ROOT / file), *rest]) == config
 
 
-def test_the_run_is_called_what_the_file_is(named):
-    name, config, _ = named
+def test_the_run_is_called_what_the_file_is(known):
+    name, config, _ = known
     assert config.output_dir == f"runs/{name}"
     assert config.model in presets()
+
+
+def test_the_settings_are_those_of_the_task(named):
+    _, config, _ = named
     PROCESSORS[config.task](**config.processing)
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name.endswith("_pretrain")])
+def test_pretraining_fits_its_model_and_names_its_text(name):
+    _, config, text = loaded(name)
+    model = presets()[config.model].config
+    assert max(config.lengths()) <= model.max_position_embeddings
+    model_class(model, config.task)
+    assert set(config.data.train_files) == {"corpus"} and "corpus/" in part(text, "Data")
+    assert config.start.scratch
+    if config.task == "replaced_token_detection":
+        assert generator_config(model, config.generator).hidden_size == 256
 
 
 def test_the_data_command_prepares_the_data_set(named):
@@ -93,14 +127,14 @@ def test_glue_configurations_name_every_task(named):
         assert all(re.search(rf"\b{task}\b", part(text, "Data")) for task in GLUE)
 
 
-def test_an_override_counts_and_an_unknown_one_is_refused(named, capsys):
-    name, config, text = named
-    file = str(CONFIGS / f"{name}.py")
-    changed = parse(FinetuneConfig, "finetune", [file, "--optimizer.learning_rate", "0.5"])
+def test_an_override_counts_and_an_unknown_one_is_refused(known, capsys):
+    name, config, text = known
+    file, kind = str(CONFIGS / f"{name}.py"), type(config)
+    changed = parse(kind, "jbert", [file, "--optimizer.learning_rate", "0.5"])
     optimizer = dataclasses.replace(config.optimizer, learning_rate=0.5)
     assert changed == dataclasses.replace(config, optimizer=optimizer)
     with pytest.raises(SystemExit) as stopped:
-        parse(FinetuneConfig, "finetune", [file, "--optimizer.learning_rat", "0.5"])
+        parse(kind, "jbert", [file, "--optimizer.learning_rat", "0.5"])
     assert stopped.value.code == 2
     assert "--optimizer.learning_rate" in capsys.readouterr().err
 

@@ -126,6 +126,21 @@ PRESETS: dict[str, Preset] = {
     "mobilebert-uncased": Preset(
         MobileBertConfig(classifier_activation=False), "google/mobilebert-uncased"
     ),
+    # The teacher: BERT large with a bottleneck the other way round, twice as wide within a layer
+    # as between layers (google-research/mobilebert, config/uncased_L-24_H-1024_B-512_A-4.json).
+    # transformers has no such model: its queries always read what is as wide as a layer's inside.
+    "ib-bert-large-uncased": Preset(
+        MobileBertConfig(
+            intra_bottleneck_size=1024,
+            intermediate_size=4096,
+            hidden_act="gelu",
+            hidden_dropout_prob=0.1,
+            key_query_shared_bottleneck=False,
+            num_feedforward_networks=1,
+            normalization_type="layer_norm",
+        ),
+        None,
+    ),
 }
 
 

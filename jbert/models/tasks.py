@@ -104,8 +104,11 @@ class ForMaskedLM(Model):
     fills_in = True
 
     @nn.compact
-    def forward(self, inputs: Inputs) -> Output:
+    def forward(self, inputs: Inputs, hidden=None) -> Any:
+        """The output; of `hidden`, what an encoder has given before, only the logits."""
         encoder = self.make_encoder()
+        if hidden is not None:
+            return self.predict(encoder, hidden)
         output = encoder.forward(inputs)
         return output.headed(**self.fill_in(encoder, output, inputs, "logits"))
 
@@ -125,8 +128,10 @@ class ForPreTraining(ForMaskedLM, ForNextSentencePrediction):
     """BERT's two objectives at once: masked tokens and the next sentence."""
 
     @nn.compact
-    def forward(self, inputs: Inputs) -> Output:
+    def forward(self, inputs: Inputs, hidden=None) -> Any:
         encoder = self.make_encoder(pooler=True)
+        if hidden is not None:
+            return self.predict(encoder, hidden)
         output = encoder.forward(inputs)
         return output.headed(
             seq_relationship_logits=self.relate(output),

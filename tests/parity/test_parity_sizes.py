@@ -35,9 +35,11 @@ COUNTS = {
     "distilbert-base-uncased": 66_362_880,
     "mobilebert-uncased": 24_581_888,
 }
+# Of IB-BERT, which was never published, transformers knows nothing.
+PUBLISHED = {name: preset for name, preset in presets().items() if preset.hub_id}
 CASES = [
     (name, task)
-    for name, preset in sorted(presets().items())
+    for name, preset in sorted(PUBLISHED.items())
     for task in (None, "masked_lm", "pretraining")
     if task in REGISTRY[preset.config.model_type].tasks
 ]
@@ -69,4 +71,4 @@ def test_published_models_have_the_same_parameters(name, task):
 
 
 def test_every_published_model_has_its_count():
-    assert sorted(COUNTS) == sorted(presets())
+    assert sorted(COUNTS) == sorted(PUBLISHED)
