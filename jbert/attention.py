@@ -16,6 +16,7 @@ from flax import struct
 from jaxtyping import Array, Bool, Float, Int
 
 from jbert import backend
+from jbert.sharding import on_own_shares
 
 logger = logging.getLogger("jbert")
 
@@ -165,14 +166,22 @@ def _splash(query, key, value, visible: Visible, interpret: bool = False):
         splash_attention_mask as masks,
     )
 
-    b, h, q_len, e = query.shape
+    b, _, q_len, e = query.shape
     k_len = key.shape[2]
-    everything = masks.MultiHeadMask([masks.FullMask((q_len, k_len))] * h)
-    kernel = kernels.make_splash_mha(everything, head_shards=1, q_seq_shards=1, interpret=interpret)
     query_ids, key_ids = _splash_ids(visible, b, q_len, k_len)
     scaled = query * np.asarray(e**-0.5, query.dtype)
-    run = jax.vmap(lambda q, k, v, qi, ki: kernel(q, k, v, kernels.SegmentIds(q=qi, kv=ki)))
-    attended: Any = run(scaled, key, value, query_ids, key_ids)
+
+    def run(q, k, v, query_ids, key_ids):
+        everything = masks.MultiHeadMask([masks.FullMask((q_len, k_len))] * q.shape[1])
+        kernel = kernels.make_splash_mha(
+            everything, head_shards=1, q_seq_shards=1, interpret=interpret
+        )
+        one = lambda q, k, v, qi, ki: kernel(q, k, v, kernels.SegmentIds(q=qi, kv=ki))  # noqa: E731
+        return jax.vmap(one)(q, k, v, query_ids, key_ids)
+
+    heads, ids = ("batch", "heads"), ("batch",)
+    arrays = (scaled, key, value, query_ids, key_ids)
+    attended: Any = on_own_shares(run, arrays, (heads, heads, heads, ids, ids))
     return attended.astype(value.dtype)
 
 

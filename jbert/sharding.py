@@ -14,6 +14,8 @@ import flax.linen as nn
 import jax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+from jbert.backend import check_devices
+
 logger = logging.getLogger("jbert")
 
 MESH_AXES = ("data", "fsdp", "tensor")
@@ -58,6 +60,7 @@ def make_mesh(
     data: int = -1, fsdp: int = 1, tensor: int = 1, devices: Sequence[Any] | None = None
 ) -> Mesh:
     """A mesh ("data", "fsdp", "tensor") over all devices; one size may be -1, "what is left"."""
+    check_devices()
     devices = list(jax.devices() if devices is None else devices)
     sizes = {"data": data, "fsdp": fsdp, "tensor": tensor}
     free = [axis for axis, size in sizes.items() if size == -1]
@@ -132,6 +135,23 @@ def constrain(x: jax.Array, *axes: str | None) -> jax.Array:
     mesh, table = active
     spec = _divisible(axes, x.shape, table, mesh, "activation")
     return jax.lax.with_sharding_constraint(x, NamedSharding(mesh, spec))
+
+
+def on_own_shares(function: Any, arrays: Sequence[jax.Array], axes: Sequence[tuple]) -> Any:
+    """function(*arrays), on each device of its own share: of kernels, which the partitioner cannot
+    split. `axes` are the leading logical axes of each array; the result has those of the first."""
+    active = _activations.get()
+    if active is None or active[0].size == 1:
+        return function(*arrays)
+    mesh, table = active
+    specs = []
+    for array, names in zip(arrays, axes, strict=True):
+        rest = (None,) * (array.ndim - len(names))
+        specs.append(_divisible((*names, *rest), array.shape, table, mesh, "activation"))
+    mapped = jax.shard_map(
+        function, mesh=mesh, in_specs=tuple(specs), out_specs=specs[0], check_vma=False
+    )
+    return mapped(*arrays)
 
 
 _told: set[tuple[str, str, int, int]] = set()

@@ -12,6 +12,7 @@ from jbert import backend
 from jbert.attention import Visible, _cudnn, _splash, _splash_ids, _xla, attend, choose
 from jbert.inputs import prepare
 from jbert.models.bert import BertConfig
+from jbert.sharding import activations_on, make_mesh
 
 B, H, L, E = 3, 2, 128, 8
 REASON = "attention weights were asked for"
@@ -244,3 +245,26 @@ def test_row_that_sees_nothing_is_the_mean_and_its_gradient_is_finite():
     scalar = lambda *a: jnp.sum(_xla(*a, nothing, None, None, None)[0] ** 2)  # noqa: E731
     for gradient in quick_jit(jax.grad(scalar, (0, 1, 2)))(q, k, v):
         assert np.isfinite(gradient).all()
+
+
+@pytest.mark.parametrize(("sizes", "rows"), [((2, 2, 2), 4), ((4, 1, 2), 3)])
+def test_splash_kernel_on_a_mesh_equals_xla(sizes, rows):
+    # The compiler cannot split a kernel: each device runs it on its own rows and heads, and on all
+    # of them where they do not divide.
+    shape = (rows, H, L, E)
+    q, k, v = (jax.random.normal(jax.random.key(i), shape) for i in range(3))
+    keys = jnp.arange(L)[None] < jnp.array([[L], [100], [7], [1]])[:rows]
+    seen = Visible(mask=keys[:, None, None, :], keys=keys)
+
+    def loss(kernel):
+        return lambda q, k, v: (kernel(q, k, v) * keys[:, None, :, None]).sum()
+
+    def sharded(q, k, v):
+        with activations_on(make_mesh(*sizes)):
+            return _splash(q, k, v, seen, interpret=True)
+
+    plain = lambda q, k, v: _xla(q, k, v, seen.mask, None, None, None)[0]  # noqa: E731
+    found = jax.jit(jax.grad(loss(sharded), argnums=(0, 1, 2)))(q, k, v)
+    expected = jax.grad(loss(plain), argnums=(0, 1, 2))(q, k, v)
+    for one, two in zip(found, expected, strict=True):
+        np.testing.assert_allclose(one, two, atol=2e-5)

@@ -101,6 +101,10 @@ class Program:
         )  # fmt: skip
         return self._finish(result)
 
+    def trace(self, *arguments: Any) -> Any:
+        """The function traced for arguments that may be abstract, to be compiled elsewhere."""
+        return self._function.trace(*arguments)
+
     def temporary_bytes(self) -> int:
         """What the largest of the programs needs on a device besides its arguments, if known."""
         return max(map(self._temporary, self._compiled.values()), default=0)

@@ -4,6 +4,8 @@ import logging
 
 import jax
 
+from jbert import backend
+
 logger = logging.getLogger("jbert")
 
 ANYWHERE = "threefry2x32"
@@ -17,7 +19,7 @@ def choose_prng(stored: str | None, devices: int) -> str:
     """
     if stored is not None and (stored == ANYWHERE or _runs(stored, devices)):
         return stored
-    candidate = "rbg" if jax.default_backend() == "tpu" else "philox4x32"
+    candidate = "rbg" if backend.current() == "tpu" else "philox4x32"
     chosen = candidate if stored is None and _runs(candidate, devices) else ANYWHERE
     if stored is not None:
         logger.warning(

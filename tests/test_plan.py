@@ -1,0 +1,464 @@
+"""`jbert plan` without its compiler: chips, works, programs' texts, estimates, search, errors."""
+
+import dataclasses
+import importlib.util
+import json
+
+import jax
+import pytest
+import tiny
+from finetune_runs import quick_compiles  # noqa: F401 — a fixture
+
+from benchmarks.plan import SLICES, TEACHERS
+from jbert import cli
+from jbert.execution import Execution
+from jbert.models import presets
+from jbert.plan import command, program, topology
+from jbert.plan.arithmetic import count
+from jbert.plan.beside import Generating, Taught
+from jbert.plan.cache import Cache
+from jbert.plan.chips import CHIPS, GIB, PlanError, slice_of
+from jbert.plan.hlo import Collective, Reading
+from jbert.plan.program import Facts, counted, needed_memory, traced, useful_flops
+from jbert.plan.report import ranking, report, row
+from jbert.plan.roofline import estimate, predict, seconds_of
+from jbert.plan.search import candidates, meshes, search
+from jbert.plan.wish import Wish, work_of
+from jbert.plan.work import PREDICTING, Work
+from jbert.sharding import make_mesh
+from jbert.training.command import known_configs
+from jbert.training.config import MeshConfig, RunError
+from jbert.training.distill.config import ProgressConfig, TransferConfig
+from jbert.training.distill.progress import Turns
+from jbert.training.pretrain.config import GeneratorConfig
+
+BASE = presets()["bert-base-uncased"].config
+
+
+def small(task="masked_lm", arch="bert", **changes) -> Work:
+    work = Work("small", tiny.config(arch), task, 8, 16, Execution(scan_layers=True))
+    return dataclasses.replace(work, **changes)
+
+
+def base(**changes) -> Work:
+    work = Work("base", BASE, "masked_lm", 32, 512, predictions=77)
+    return dataclasses.replace(work, **changes)
+
+
+@pytest.fixture
+def no_compiler(monkeypatch):
+    find = importlib.util.find_spec
+    hidden = lambda name, *rest: None if name == "libtpu" else find(name, *rest)  # noqa: E731
+    monkeypatch.setattr(topology.importlib.util, "find_spec", hidden)
+
+
+# -- slices ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "chips", "devices"),
+    [("v5e:2x4", 8, 8), ("V5E:1x1", 1, 1), ("v3:2x2", 4, 8), ("v4:2x2x1", 4, 4),
+     ("v5p:4x8x8", 256, 256), ("v7x:2x2x1", 4, 8), ("v5litepod-16", 16, 16), ("v5p-8", 4, 4),
+     ("v3-8", 4, 8), ("v5p:4x4x12", 192, 192)],
+)  # fmt: skip
+def test_a_slice_has_its_chips(name, chips, devices):
+    found = slice_of(name)
+    assert (found.chips, found.devices) == (chips, devices)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["v5e:3x3", "v5e", "v9:2x2", "", "v5p:2x2", "v5e-3", "v5p:4x4x6", "v5p:8x4x4", "v5e:8x12"],
+)
+def test_an_unknown_slice_lists_those_there_are(name):
+    with pytest.raises(PlanError, match="v5e: 1x1, 2x2, 2x4") as error:
+        slice_of(name)
+    assert all(f"{one}: " in str(error.value) for one in CHIPS)
+
+
+def test_without_the_extra_it_says_what_to_install(no_compiler, capsys):
+    assert cli.main(["plan", "bert_glue"]) == 1
+    assert "pip install 'jbert[tpu-plan]'" in capsys.readouterr().err
+
+
+def test_an_unknown_slice_is_found_before_a_missing_compiler(no_compiler, capsys):
+    assert cli.main(["plan", "bert_glue", "--topology", "v5e:2x5"]) == 1
+    assert "did you mean v5e:2x4" in capsys.readouterr().err
+
+
+# -- works ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", known_configs())
+def test_every_recipe_is_a_work(name):
+    work = work_of(name, 8, Wish(teacher=TEACHERS.get(name)))
+    assert work.execution.scan_layers and work.train and work.batch_size >= 1
+    taught = "distill" in name or name in TEACHERS
+    beside = Taught if taught else Generating if name == "convbert_pretrain" else type(None)
+    assert isinstance(work.beside, beside)
+    assert work_of(name, 8, Wish(inference=True, teacher=TEACHERS.get(name))).beside is None
+
+
+def test_every_recipe_is_in_the_table():
+    assert set(SLICES) == set(known_configs())
+    assert all(slice_of(topology) for slices in SLICES.values() for topology in slices)
+
+
+def test_a_recipe_names_its_teacher_or_what_another_recipe_leaves(tmp_path):
+    work = work_of("distilbert_squad1_distill", 1)
+    assert isinstance(work.beside, Taught) and work.beside.config == BASE
+    with pytest.raises(PlanError, match="'runs/ib_bert', is not there.*--teacher"):
+        work_of("mobilebert_distill", 1)
+    run = tmp_path / "runs" / "teacher" / "model"
+    run.mkdir(parents=True)
+    config = tiny.config("bert", vocab_size=BASE.vocab_size, max_position_embeddings=512)
+    (run / "config.json").write_text(json.dumps(config.to_dict()))
+    wish = Wish(teacher=str(run.parent))
+    assert work_of("mobilebert_distill", 1, wish).beside.config.hidden_size == config.hidden_size
+    for name in ("bert_glue", "bert-tiny"):
+        with pytest.raises(PlanError, match="--teacher is for recipes"):
+            work_of(name, 1, Wish(teacher="bert-tiny"))
+
+
+def test_a_hub_id_is_its_short_name_and_a_path_is_no_recipe():
+    assert work_of("google-bert/bert-base-uncased", 1).config == BASE
+    with pytest.raises(PlanError, match="expected a recipe"):
+        work_of("nobody/bert_glue", 1)
+
+
+def test_a_recipe_says_what_its_run_would_do_and_options_change_it():
+    work = work_of("bert_squad2", 8)
+    assert (work.batch_size, work.length, work.task) == (48, 384, "question_answering")
+    assert work.execution.dtype == "float32" and work.config.hidden_size == 1024
+    wish = Wish(batch_size=16, dtype="bfloat16", remat="full", fsdp=4, unrolled=True)
+    other = work_of("bert_squad2", 8, wish)
+    assert other.batch_size == 16 and other.mesh.fsdp == 4
+    assert other.execution == Execution("bfloat16", remat="full", scan_layers=False)
+
+
+def test_a_model_pretrains_unless_told_otherwise(tmp_path):
+    work = work_of("bert-base-uncased", 4)
+    assert (work.task, work.batch_size, work.length) == ("masked_lm", 128, 512)
+    assert work.predictions == round(0.15 * 510) and work.execution.dtype == "bfloat16"
+    forward = work_of("bert-base-uncased", 4, Wish(inference=True))
+    assert forward.task is None and forward.execution.param_dtype == "bfloat16"
+    (tmp_path / "config.json").write_text(json.dumps(tiny.config("convbert").to_dict()))
+    for path in (tmp_path, tmp_path / "config.json"):
+        assert work_of(str(path), 1).config.model_type == "convbert"
+
+
+@pytest.mark.parametrize(
+    ("name", "wish", "message"),
+    [
+        ("bert-bsae", Wish(), "expected a recipe .*bert-base-uncased"),
+        ("bert-base-uncased", Wish(length=513), "length is 513; .* has 512 positions"),
+        ("bert-base-uncased", Wish(batch_size=0), "batch_size is 0"),
+        ("bert-base-uncased", Wish(batch_size=10, accumulate=4), "does not divide into 4"),
+        ("bert-base-uncased", Wish(task="encoder"), "nothing to train on"),
+        ("bert-base-uncased", Wish(predictions=600), "predictions is 600; expected 0 to 512"),
+        ("bert-base-uncased", Wish(task="question_answering", predictions=3), "of a masked"),
+        ("distilbert-base-uncased", Wish(task="next_sentence"), "has no task 'next_sentence'"),
+        ("bert_glue", Wish(task="masked_lm"), "is a recipe of sequence_classification"),
+    ],
+)
+def test_what_cannot_be_planned(name, wish, message):
+    with pytest.raises(ValueError, match=message):
+        work_of(name, 1, wish)
+
+
+STEPS = [(arch, task) for arch, task in tiny.PAIRS
+         if task and (arch == "bert" or task == "masked_lm")]  # fmt: skip
+
+
+@pytest.mark.parametrize(("arch", "task"), STEPS)
+def test_the_step_is_the_librarys_own_and_takes_the_shapes(arch, task):
+    work = small(task, arch, config=tiny.config(arch, task), length=8)
+    if task in PREDICTING:
+        work = dataclasses.replace(work, predictions=2)
+    flops = count(traced(work, jax.devices("cpu")[:2]).jaxpr).flops
+    # A gradient is wanted of everything but the embeddings' own inputs.
+    assert 2.5 < flops / useful_flops(work) * 3 <= 3.01
+
+
+def test_a_generator_or_a_teacher_is_in_the_step():
+    size = GeneratorConfig(width=0.5)
+    alone = small("replaced_token_detection", predictions=0)
+    two = dataclasses.replace(alone, beside=Generating(size), predictions=2)
+    student = tiny.config("distilbert", attention_dropout=0.0)
+    lesson = TransferConfig(soft=1.0, hidden=1.0, attention=1.0, positions="all")
+    teacher = tiny.config("bert", hidden_size=2 * student.hidden_size)
+    taught = small("masked_lm", config=student, beside=Taught(teacher, lesson, ((0, 1),)))
+    for work, role in ((two, "generator"), (taught, "teacher")):
+        wanted = slice_of("v5e:1x1")
+        text = report(work, wanted, FACTS, predict(work, wanted, FACTS), 1)
+        assert f"beside its {role}" in text
+        alike = dataclasses.replace(work, beside=None, predictions=0)
+        assert counted(work).flops > counted(alike).flops
+        assert 0.8 < counted(work).flops / useful_flops(work) <= 1.05
+        assert (
+            estimate(work, slice_of("v5e:1x1")).memory > estimate(alike, slice_of("v5e:1x1")).memory
+        )
+    state = traced(taught, jax.devices("cpu")[:2]).in_avals
+    assert any(leaf.shape == (student.hidden_size, teacher.hidden_size)
+               for leaf in jax.tree.leaves(state))  # fmt: skip
+    turns = Turns(ProgressConfig(layer_by_layer=True), 100, 2)
+    slow = dataclasses.replace(taught, beside=dataclasses.replace(taught.beside, turns=turns))
+    assert counted(slow).flops >= counted(taught).flops
+
+
+def test_what_micro_batches_trace_and_nobody_uses_is_not_counted():
+    work = small(batch_size=16)
+    assert counted(dataclasses.replace(work, accumulate=4)).flops == counted(work).flops
+
+
+def test_what_depends_on_the_device_is_chosen_for_the_slice_and_not_for_this_machine():
+    assert "impl=rbg" in str(traced(small(), jax.devices("cpu")[:1]).jaxpr)
+    quiet = tiny.config("bert", attention_probs_dropout_prob=0.0, max_position_embeddings=512)
+    work = small(config=quiet, length=512, execution=Execution("bfloat16", scan_layers=True))
+    assert "pallas_call" in str(traced(work, jax.devices("cpu")[:1]).jaxpr)
+
+
+def test_a_batch_that_does_not_divide_is_refused():
+    with pytest.raises(RunError, match="batch_size / accumulate is 6"):
+        traced(small(batch_size=6), jax.devices("cpu")[:4])
+
+
+# -- arithmetic -----------------------------------------------------------------------------
+
+
+def test_the_arithmetic_of_bert_base_is_the_formulas():
+    inside = 12 * (4 * 768 * 768 + 2 * 768 * 3072)
+    token = 2 * inside + 4 * 12 * 512 * 768
+    head = 77 * 2 * (768 * 768 + 768 * 30522)
+    expected = 3 * 32 * (512 * token + head)
+    assert useful_flops(base()) == pytest.approx(expected, rel=1e-3)
+    assert counted(base()).flops == pytest.approx(expected, rel=1e-3)
+
+
+def test_recomputing_costs_arithmetic_and_saves_memory():
+    remat = lambda name: base(execution=Execution("bfloat16", remat=name, scan_layers=True))  # noqa: E731
+    none, some, full = (counted(remat(name)) for name in ("none", "dots_no_batch", "full"))
+    assert none.flops < some.flops < full.flops
+    assert none.kept > some.kept > full.kept > 12 * 32 * 512 * 768
+    assert useful_flops(remat("full")) == useful_flops(remat("none"))
+
+
+def test_micro_batches_and_devices_share_what_is_kept():
+    wanted = slice_of("v5e:2x4")
+    work = small(batch_size=2**16)
+    whole = estimate(work, slice_of("v5e:1x1")).memory
+    shared = estimate(work, wanted).memory
+    in_parts = estimate(dataclasses.replace(work, accumulate=8), wanted).memory
+    assert whole > 4 * shared > 4 * in_parts
+    fsdp = dataclasses.replace(work, mesh=MeshConfig(data=1, fsdp=8))
+    zero = dataclasses.replace(work, mesh=MeshConfig(zero=True))
+    assert estimate(fsdp, wanted).memory < estimate(zero, wanted).memory < shared
+
+
+# -- predictions ----------------------------------------------------------------------------
+
+READING = Reading(
+    cycles=15_000_000,
+    parts={"attention": 9_000_000, "optimizer": 6_000_000},
+    collectives=(Collective("all-reduce", 8, 4, 400 * 10**6, 200 * 10**6),),
+    loops=(12, 12),
+)
+FACTS = Facts("libtpu 9", 60.0, arguments=2 * GIB, results=2 * GIB, aliased=2 * GIB,
+              temporary=3 * GIB, optimal_seconds=0.04, reading=READING)  # fmt: skip
+
+
+def test_the_step_is_the_cycles_and_what_moves_between_chips():
+    wanted, work = slice_of("v5e:2x4"), small()
+    found = predict(work, wanted, FACTS)
+    assert found.cycles == pytest.approx(0.010)
+    assert found.links == pytest.approx(2 * 7 / 8 * 400e6 / 200e9)
+    assert found.step() == pytest.approx(found.cycles + found.links)
+    assert found.roofline.memory == pytest.approx(10 * GIB / 819e9)
+    # Never less than the roofline, whatever the compiler left out.
+    blind = dataclasses.replace(FACTS, reading=Reading(0, {}, (), ()))
+    assert predict(work, wanted, blind).step() == pytest.approx(10 * GIB / 819e9)
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "why"),
+    [
+        ("v5e:2x4", {}, "not plausible for whole models on v5e"),
+        ("v5p:2x2x2", {}, "counts the body of a loop once"),
+        ("v5p:2x2x2", {"reading": Reading(1, {}, (), ()), "optimal_seconds": -3.0}, "-3 s, which"),
+        ("v5p:2x2x2", {"reading": Reading(1, {}, (), ())}, ""),
+        # Three operations that draw random bits, which count as -1 s each.
+        ("v5p:2x2x2", {"reading": Reading(1, {}, (), (), 3), "optimal_seconds": -2.96}, ""),
+    ],
+)
+def test_optimal_seconds_are_shown_only_where_they_mean_something(name, changes, why):
+    found = predict(small(), slice_of(name), dataclasses.replace(FACTS, **changes))
+    assert found.why_not.startswith(why) and bool(found.why_not) == bool(why)
+    assert found.optimal == (None if why else pytest.approx(0.04))
+
+
+@pytest.mark.parametrize(
+    ("kind", "share"),
+    [("all-reduce", 1.5), ("all-gather", 0.75), ("reduce-scatter", 3.0), ("all-to-all", 0.75),
+     ("collective-permute", 1.0)],
+)  # fmt: skip
+def test_the_time_of_a_collective(kind, share):
+    assert seconds_of(Collective(kind, 4, 1, 10**9, 10**9), 1e9) == pytest.approx(share)
+
+
+def test_the_report_names_what_was_asked_for():
+    work, wanted = small(mesh=MeshConfig(zero=True)), slice_of("v5e:2x4")
+    text = report(work, wanted, FACTS, predict(work, wanted, FACTS), 3000)
+    for part in ("masked_lm, training step, 8 × 16 tokens", "8 chips", "ZeRO-1", "5.00 GiB on",
+                 "fits", "all-reduce × 4 among 8 devices: 381.5 MiB", "10 ms by the compiler's",
+                 "attention 60%", "not plausible", "MFU", "tokens/s", "3,000 steps in 40 s",
+                 "chip-hours"):  # fmt: skip
+        assert part in text, text
+    assert row(work, wanted, FACTS, predict(work, wanted, FACTS)).count("|") == 9
+
+
+def test_what_does_not_fit_says_by_how_much_and_what_would():
+    wanted = slice_of("v5e:2x4")
+    work = small(batch_size=64)
+    needed = Facts("libtpu 9", 1.0, needed=20 * GIB)
+    text = report(work, wanted, needed, None, 1000)
+    assert "does not fit, 4.25 GiB too much" in text
+    assert "--remat full" in text and "--batch-size 32" in text and "--accumulate 2" in text
+    hopeless = dataclasses.replace(needed, needed=10**6 * GIB)
+    assert "nothing that was tried" in report(work, wanted, hopeless, None, 1000)
+
+
+@pytest.mark.parametrize(
+    ("error", "needed"),
+    [
+        ("RESOURCE_EXHAUSTED: Ran out of memory in memory space hbm. Used 23.50G of 15.75G hbm. "
+         "Exceeded hbm capacity by 7.75G.", 23.5 * GIB),
+        ("RESOURCE_EXHAUSTED: Ran out of memory on HBM, the total memory required for HLO "
+         "temporaries (8.00T) exceeds available HBM (15.75G).", 8192 * GIB),
+        ("INTERNAL: a bug", None),
+    ],
+)  # fmt: skip
+def test_a_refusal_of_the_compiler_is_read(error, needed):
+    assert needed_memory(error) == needed
+
+
+# -- search ---------------------------------------------------------------------------------
+
+
+def test_meshes_hold_whole_heads():
+    assert set(meshes(8, 12)) == {
+        (8, 1, 1), (4, 2, 1), (2, 4, 1), (1, 8, 1), (4, 1, 2), (2, 2, 2), (1, 4, 2),
+        (2, 1, 4), (1, 2, 4),
+    }  # fmt: skip
+
+
+def test_a_search_compiles_the_most_promising_and_prefers_what_fits():
+    wanted, asked = slice_of("v5e:2x2"), []
+
+    def run(work: Work) -> Facts:
+        asked.append(work)
+        # The second is the fastest, and too large.
+        cycles = 10**6 * (5 if len(asked) == 2 else 10 - len(asked))
+        size = wanted.chip.memory + 1 if len(asked) == 2 else GIB
+        return Facts(code=int(size), reading=Reading(cycles, {}, (), ()))
+
+    found = search(small(), wanted, run, 3)
+    assert len(asked) == 3 and [one.work for one in found] == [asked[2], asked[0], asked[1]]
+    assert [one.fits(wanted) for one in found] == [True, True, False]
+    assert "does not fit" in ranking(found, wanted).splitlines()[-1]
+    assert asked[0] == candidates(small(), wanted)[0].work
+
+
+def test_a_search_goes_on_until_something_fits():
+    wanted = slice_of("v5e:2x2")
+    sizes = iter([2**40, 2**40, 2**20])
+    found = search(small(), wanted, lambda work: Facts(temporary=next(sizes)), 1)
+    assert len(found) == 3 and found[0].fits(wanted)
+
+
+def test_candidates_divide_the_batch_and_leave_out_what_cannot_fit():
+    wanted = slice_of("v5e:2x4")
+    ways = {c.work.mesh.data * c.work.mesh.fsdp for c in candidates(small(batch_size=4), wanted)}
+    assert max(ways) == 4
+    with pytest.raises(PlanError, match="no mesh of 8 devices divides a batch of 1"):
+        candidates(small(batch_size=1, config=tiny.config("bert", num_attention_heads=1)), wanted)
+    large = candidates(small(batch_size=2**24), wanted)
+    assert large and all(c.work.execution.remat == "full" for c in large)
+
+
+# -- the command and its cache --------------------------------------------------------------
+
+
+def test_facts_are_kept_by_what_was_compiled_and_with_what(tmp_path):
+    cache = Cache(tmp_path / "plans")
+    key = cache.key("program", "v5e:1x1", "libtpu 9")
+    assert cache.get(key) is None
+    cache.put(key, FACTS.to_json())
+    assert Facts.from_json(cache.get(key) or "") == FACTS
+    assert len({key, cache.key("other", "v5e:1x1", "libtpu 9"), cache.key("program", "v5e:2x2"),
+                cache.key("program", "v5e:1x1", "libtpu 10")}) == 4  # fmt: skip
+    off = Cache(tmp_path / "plans", enabled=False)
+    off.put("new", "x")
+    assert off.get(key) is None and cache.get("new") is None
+    (tmp_path / "file").write_text("")
+    Cache(tmp_path / "file" / "below").put("key", "x")  # no place for it, and no error
+
+
+@pytest.fixture
+def compiler_for_cpu(monkeypatch, tmp_path):
+    """The whole way, with the CPU's compiler in the place of the TPU's."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    for module in (program, command):
+        monkeypatch.setattr(module, "compiler_version", lambda: "cpu")
+    monkeypatch.setattr(program, "devices_of", lambda wanted: jax.devices("cpu")[: wanted.devices])
+    config = tiny.config("bert", num_hidden_layers=1)
+    (tmp_path / "config.json").write_text(json.dumps(config.to_dict()))
+    return str(tmp_path / "config.json")
+
+
+@pytest.mark.usefixtures("quick_compiles")
+def test_a_whole_plan_and_what_is_asked_again_is_not_compiled(compiler_for_cpu, capsys):
+    ask = ["plan", compiler_for_cpu, "--topology", "v5e:2x2", "--length", "16",
+           "--batch-size", "8", "--dtype", "float32"]  # fmt: skip
+    assert cli.main(ask) == 0
+    first = capsys.readouterr()
+    assert "compiling" in first.err and "all-reduce" in first.out and "4 chips" in first.out
+    assert cli.main(ask) == 0
+    again = capsys.readouterr()
+    assert again.out == first.out and "compiling" not in again.err
+
+
+@pytest.mark.usefixtures("quick_compiles")
+def test_a_search_and_a_forward_pass_by_command(compiler_for_cpu, capsys):
+    ask = ["plan", compiler_for_cpu, "--topology", "v5e:2x2", "--length", "16", "--inference",
+           "--dtype", "float32", "--search", "--compiles", "1", "--no-cache"]  # fmt: skip
+    assert cli.main(ask) == 0
+    out = capsys.readouterr().out
+    assert "forward pass, 128 × 16 tokens" in out and "searched" in out
+    assert cli.main([*ask, "--compiles", "0"]) == 1
+    assert "compiles is 0" in capsys.readouterr().err
+
+
+def test_the_mesh_of_a_plan_is_the_one_that_was_asked_for():
+    work = small(mesh=MeshConfig(data=1, fsdp=4))
+    arrays = work.batch(make_mesh(1, 4, 1, jax.devices("cpu")[:4]))
+    assert arrays["input_ids"].sharding.spec[0] == ("data", "fsdp")
+    assert arrays["weights"].shape == (8,)
+
+
+# -- the compiler itself --------------------------------------------------------------------
+
+
+@pytest.mark.tpu_plan
+def test_a_small_model_compiles_for_a_slice(tmp_path):
+    pytest.importorskip("libtpu", reason="the extra tpu-plan is not installed")
+    wanted = slice_of("v5e:2x4")
+    config = presets()["bert-tiny"].config.replace(attention_probs_dropout_prob=0.0)
+    work = Work("tiny", config, "masked_lm", 16, 512, predictions=77)
+    facts = program.compiled(work, wanted, Cache(tmp_path))
+    assert facts.attention == "splash" and facts.reading.loops == (2, 2)
+    assert {one.kind for one in facts.reading.collectives} == {"all-reduce"}
+    assert 0 < facts.memory() < wanted.chip.memory and facts.reading.cycles > 10**5
+    assert predict(work, wanted, facts).step() > 0
+    assert program.compiled(work, wanted, Cache(tmp_path)) == facts
+    large = dataclasses.replace(work, batch_size=2**16)
+    assert program.compiled(large, wanted, Cache(tmp_path)).needed > wanted.chip.memory
