@@ -14,6 +14,7 @@ import numpy as np
 from jbert import stablehlo
 from jbert.atomic import replacing
 from jbert.backend import lowering_for
+from jbert.card import Training, keep_readme, write_card
 from jbert.convert import TABLES, weights
 from jbert.loaded import Bert, unrolled
 from jbert.processes import gathered, together
@@ -27,14 +28,20 @@ PLATFORMS = ("cpu", "cuda", "tpu")
 
 
 def export(
-    bert: Bert, directory: str | Path, format: str = "safetensors", *, force: bool = False
+    bert: Bert,
+    directory: str | Path,
+    format: str = "safetensors",
+    *,
+    force: bool = False,
+    training: Training | None = None,
 ) -> None:
     """Write a model for deployment into `directory`, which appears whole or not at all.
 
     format: "safetensors", a Hugging Face directory that transformers loads unchanged; or
             "stablehlo", the compiled function for any batch size and length, which
             `load_stablehlo` runs with nothing but jax.
-    force:  replace what the directory holds now.
+    force:  replace what the directory holds now, but for a README.md that is not jbert's.
+    training: how the model was made, for the model card that comes with safetensors.
 
     Of several jax.distributed processes all call this; the first one writes what all of them hold.
     """
@@ -51,13 +58,17 @@ def export(
             params[path] = whole
     with together():
         if first:
-            _export(bert, params, Path(directory), format)
+            _export(bert, params, Path(directory), format, training)
 
 
-def _export(bert: Bert, params: dict[str, Any], directory: Path, format: str) -> None:
+def _export(
+    bert: Bert, params: dict[str, Any], directory: Path, format: str, training: Training | None
+) -> None:
     with replacing(directory, bert.num_bytes()) as staging:
+        keep_readme(directory, staging)
         if format == "safetensors":
             _write_safetensors(bert, params, staging)
+            write_card(bert, staging, directory.name, format, training)
         else:
             _write_stablehlo(bert, params, staging)
         if bert.tokenizer is not None:

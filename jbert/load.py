@@ -7,6 +7,7 @@ from typing import Any
 
 from jax.sharding import Mesh
 
+from jbert.backend import check_devices
 from jbert.config import ConfigError, ModelConfig, read_config_json
 from jbert.execution import Execution
 from jbert.formats import open_weights
@@ -49,6 +50,7 @@ def from_config(
     task:   None for the bare encoder, or a task name such as "masked_lm".
     The other options are those of `load`; any further keyword replaces a field of the config.
     """
+    check_devices()
     if isinstance(config, Mapping):
         config = config_from_dict(config)
     changes = head_changes(num_labels, id2label, problem_type) | config_overrides
@@ -103,6 +105,7 @@ def load(
 
     With a mesh of several jax.distributed processes all of them call this.
     """
+    check_devices()
     execution = Execution(dtype, param_dtype, remat, scan_layers, attention)
     changes = head_changes(num_labels, id2label, problem_type) | config_overrides
     with together_on(mesh):
@@ -145,8 +148,11 @@ def default_task(name: str | Path, revision: str | None = None) -> str | None:
         return stored.task
     config = read_config(directory, path)
     found = config.extra.get("architectures") or []
+    # transformers has two names for one class, BertLMHeadModel and (in Flax) BertForCausalLM.
     by_name = {
-        architecture_name(config, task): task for task in architecture(config.model_type).tasks
+        name: task
+        for task, kind in architecture(config.model_type).tasks.items()
+        for name in (architecture_name(config, task), kind.__name__)
     }
     return next((by_name[name] for name in found if name in by_name), None)
 

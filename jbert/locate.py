@@ -29,7 +29,12 @@ def locate(
         return path, str(path)
     if isinstance(name, Path) or str(name).startswith((".", "/", "~")):
         raise FileNotFoundError(f"{path.absolute()}: expected a model's directory, found nothing")
-    known = {alias: (preset.hub_id, preset.revision) for alias, preset in presets().items()}
+    known = {name: (one.hub_id, one.revision) for name, one in presets().items() if one.hub_id}
+    if str(name) in presets().keys() - known.keys():
+        raise FileNotFoundError(
+            f"the weights of {name} were never published, only how large it is; train it: "
+            f"jbert.from_config(jbert.presets()[{str(name)!r}].config), or --start.scratch"
+        )
     repo, pinned = hub.resolve(str(name), known)
     found = hub.fetch(
         repo,

@@ -8,6 +8,7 @@ from typing import Any
 import jax
 
 from jbert.atomic import replacing
+from jbert.card import keep_readme
 from jbert.checkpoint import save_params
 from jbert.loaded import Bert, architecture_name
 from jbert.manifest import DamagedError, checksums, seal
@@ -23,8 +24,9 @@ FORMAT = 1
 def save(bert: Bert, directory: str | Path, *, force: bool = False) -> None:
     """Write parameters (Orbax), configuration and tokenizer into `directory`.
 
-    A model saved there before is replaced, and stays whole until the new one is; a directory that
-    holds anything else is refused unless `force` says to replace it. Of several jax.distributed
+    A model saved there before is replaced, but for a README.md that is not jbert's, and stays whole
+    until the new one is; a directory that holds anything else is refused unless `force` says to
+    replace it. Of several jax.distributed
     processes all call this, with a directory that all of them see: each writes its own shards.
     """
     first = jax.process_index() == 0
@@ -47,6 +49,8 @@ def save(bert: Bert, directory: str | Path, *, force: bool = False) -> None:
         with together():
             if first:
                 _describe(bert, staging)
+                # After the checksums: whoever edits it does not damage the model.
+                keep_readme(target, staging)
                 held.close()
 
 

@@ -39,8 +39,8 @@ def test_what_an_exported_directory_holds(tmp_path):
     )  # fmt: skip
     jbert.export(model, tmp_path / "m")
     assert {path.name for path in (tmp_path / "m").iterdir()} == {
-        "config.json", "model.safetensors", "special_tokens_map.json", "tokenizer.json",
-        "tokenizer_config.json", "vocab.txt",
+        "README.md", "config.json", "model.safetensors", "special_tokens_map.json",
+        "tokenizer.json", "tokenizer_config.json", "vocab.txt",
     }  # fmt: skip
     config = json.loads((tmp_path / "m" / "config.json").read_text())
     assert config["architectures"] == ["BertForSequenceClassification"]

@@ -3,6 +3,7 @@
 import logging
 from pathlib import Path
 
+from jbert.card import Training
 from jbert.export import export, fresh_directory
 from jbert.load import default_task, load
 from jbert.save import save
@@ -22,14 +23,17 @@ def convert(
     """Read a model and write it in one format; what is at `destination` stays until then."""
     # Before minutes of reading, not after them.
     destination = fresh_directory(destination, force)
-    task = default_task(source, revision) if task is None else task
+    stored = default_task(source, revision)
+    task = stored if task is None else task
     logger.info("reading %s as %s", source, task or "the bare encoder")
     bert = load(source, task=task or "encoder", param_dtype=dtype, revision=revision)
     logger.info("writing %s parameters to %s", f"{bert.num_params():,}", destination)
     if to == "orbax":
         save(bert, destination, force=force)
     else:
-        export(bert, destination, format=to, force=force)
+        # Of another head a run's figures say nothing.
+        training = Training.read(Path(bert.source or "")) if bert.task == stored else None
+        export(bert, destination, format=to, force=force, training=training)
     logger.info("done: %s", _next_step(to, destination))
 
 

@@ -12,28 +12,37 @@ from typing import Any, Literal
 
 import jax
 
+from jbert.card import write_run_card
 from jbert.config import ModelConfig
 from jbert.data.glue import GlueTask, glue_task
 from jbert.data.processors import PROCESSORS, Processor
 from jbert.data.splits import TEST, TRAIN, VALIDATION, DataConfig, read_splits
 from jbert.data.table import Table
+from jbert.loaded import Bert
 from jbert.metrics import greater_is_better
 from jbert.save import save
+from jbert.tokenizer import Tokenizer
 from jbert.training.attempt import attempt
 from jbert.training.cluster import join
 from jbert.training.config import RunConfig, RunError
-from jbert.training.directory import MODEL, PREDICTIONS, RunDirectory, write_whole
+from jbert.training.directory import (
+    FIGURES,
+    MODEL,
+    PREDICTIONS,
+    TOKENIZER,
+    RunDirectory,
+    write_whole,
+)
 from jbert.training.evaluation import Evaluation, Predictions
 from jbert.training.loop import Trainer
 from jbert.training.parallel import mesh_of
 from jbert.training.recipes import RECIPES, Figures, Recipe
 from jbert.training.report import write_report
 from jbert.training.seeds import run_seeds
-from jbert.training.start import Scalar, StartConfig, find_start, keep_tokenizer
+from jbert.training.start import Scalar, Start, StartConfig, find_start, keep_tokenizer
 
 logger = logging.getLogger("jbert")
 
-TOKENIZER, FIGURES = "tokenizer", "figures.json"
 Task = Literal[
     "sequence_classification", "token_classification", "question_answering", "multiple_choice",
     "masked_lm",
@@ -140,14 +149,26 @@ class Finetuning:
         self.metric = config.evaluation.metric or self.recipe.main_metric
         better = greater_is_better(self.metric)
         self._check_length(start.config)
+        reader = self._reader(start)
         cache = config.data.cache_dir or True
         self.features = {
-            split: self.recipe.processor.process(table, start.tokenizer, cache)
+            split: self.recipe.processor.process(table, reader, cache)
             for split, table in self.tables.items()
         }
         keep_tokenizer(start.tokenizer, tokenizer)
-        self.bert = start.model(self.recipe.head(), *mesh_of(config))
+        self.bert = self._model(start)
         self.trainer = self._trainer(better)
+
+    def _reader(self, start: Start) -> Tokenizer:
+        """The tokenizer that makes rows of texts."""
+        return start.tokenizer
+
+    def _model(self, start: Start) -> Bert:
+        return start.model(self.recipe.head(), *mesh_of(self.config))
+
+    def _beside(self) -> dict[str, Any]:
+        """What the trainer is told besides: another objective, and other parameters for it."""
+        return {}
 
     def _texts(self) -> Iterator[str]:
         for column in self.tables[TRAIN].columns.values():
@@ -175,6 +196,7 @@ class Finetuning:
             predict=self.recipe.predict,
             metric=self.metric,
             greater_is_better=better,
+            **self._beside(),
         )
 
     def _score(self, split: str) -> Any:
@@ -194,6 +216,7 @@ class Finetuning:
                 figures[split] = {"loss": loss, **self._score(split)(found[split], loss)}
         if jax.process_index() == 0:
             self._write(figures, found)
+            write_run_card(best, self.directory / MODEL, self.config, figures)
         return figures
 
     def _write(self, figures: dict[str, Figures], found: Mapping[str, Predictions]) -> None:

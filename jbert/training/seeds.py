@@ -11,10 +11,12 @@ from typing import Any
 import jax
 
 from jbert.atomic import replacing
+from jbert.card import keep_readme
 from jbert.metrics import greater_is_better
 from jbert.processes import together
+from jbert.training import replaced
 from jbert.training.attempt import attempt
-from jbert.training.directory import CONFIG, METRICS, MODEL, PREDICTIONS, RunDirectory, write_whole
+from jbert.training.directory import METRICS, MODEL, PREDICTIONS, RunDirectory, write_whole
 from jbert.training.recipes import Figures
 from jbert.training.report import write_report
 
@@ -32,17 +34,7 @@ def run_seeds(
     """
     directory = RunDirectory(config)
     with directory.prepare(config), attempt(directory.path):
-        if config.overwrite and jax.process_index() == 0:
-            _delete_runs(directory.path)
         return _run_seeds(config, run, directory.path)
-
-
-def _delete_runs(directory: Path) -> None:
-    """Those of other seeds too, which would be taken for a part of this run."""
-    (directory / SEEDS).unlink(missing_ok=True)
-    for path in directory.glob("seed-*"):
-        if (path / CONFIG).is_file():
-            shutil.rmtree(path)
 
 
 def _run_seeds(config: Any, run: Any, directory: Path) -> dict[str, Figures]:
@@ -53,6 +45,8 @@ def _run_seeds(config: Any, run: Any, directory: Path) -> dict[str, Figures]:
         each[seed], metric = run(
             dataclasses.replace(config, seed=seed, seeds=(), output_dir=str(path))
         )
+        if jax.process_index() == 0:
+            replaced.forget(directory)
     with together():
         if jax.process_index() == 0:
             _gather(directory, each, metric)
@@ -70,6 +64,7 @@ def _gather(directory: Path, each: dict[int, dict[str, Figures]], metric: str) -
     source = directory / f"seed-{best}"
     with replacing(directory / MODEL) as staging:
         shutil.copytree(source / MODEL, staging, dirs_exist_ok=True)
+        keep_readme(directory / MODEL, staging)
     for name in (METRICS, PREDICTIONS):
         if (source / name).is_file():
             shutil.copyfile(source / name, directory / name)
