@@ -1,6 +1,11 @@
 """The BERT family in JAX and Flax."""
 
-# ruff: noqa: I001 — the order is that of the headings
+# ruff: noqa: E402, I001 — the order is that of the headings
+
+# First: what follows cannot be imported with older versions
+from jbert.required import require as _require
+
+_require()
 
 # Loading and saving
 from jbert.load import from_config as from_config

@@ -1,7 +1,8 @@
-"""Which kind of device the computation being traced is for."""
+"""Which kind of device there is, and which the computation being traced is for."""
 
 import contextlib
 import contextvars
+import os
 from collections.abc import Iterator
 
 import jax
@@ -24,3 +25,27 @@ def lowering_for(platform: str) -> Iterator[None]:
         yield
     finally:
         _lowering_for.reset(token)
+
+
+class DeviceError(OSError):
+    """JAX has not the devices that it is to compute on."""
+
+
+# What JAX calls its platforms, and the extra of jbert that brings each.
+_EXTRAS = {"cuda": "gpu", "gpu": "gpu", "tpu": "tpu"}
+
+
+def check_devices() -> None:
+    """JAX starts on its devices. Where it cannot it says so many frames down, if it says why."""
+    try:
+        jax.default_backend()
+    # Of a platform that nothing installed knows it only asserts that there is one.
+    except (RuntimeError, AssertionError) as error:
+        asked = os.environ.get("JAX_PLATFORMS", "")
+        reason = " ".join(str(error).split()).rstrip(".") or f"nothing that knows {asked} is there"
+        extra = _EXTRAS.get(asked.split(",")[0])
+        raise DeviceError(
+            f"JAX cannot start{f' with JAX_PLATFORMS={asked}' if asked else ''}: {reason}; to "
+            "compute on the CPU run: export JAX_PLATFORMS=cpu"
+            + (f", to use the {extra.upper()} run: pip install 'jbert[{extra}]'" if extra else "")
+        ) from None

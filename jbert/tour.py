@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from jbert.backend import check_devices
 from jbert.load import from_config
 from jbert.models import REGISTRY
 from jbert.tokenizer import Tokenizer
@@ -29,6 +30,7 @@ SIZES = {
 
 def tour() -> None:
     """Train a tokenizer on a few sentences; build, run and describe a model of each family."""
+    check_devices()
     kinds = ", ".join(sorted({device.device_kind for device in jax.devices()}))
     print(f"jax {jax.__version__} on {len(jax.devices())} device(s): {kinds}\n")
     tokenizer = Tokenizer.train(TEXTS, vocab_size=200)

@@ -1,11 +1,23 @@
 """Eight CPU devices for every test, and the strictness that the library is written for."""
 
+import atexit
 import os
 import shutil
 import subprocess
+import tempfile
 
-import jax
 import pytest
+
+# What one process has compiled all others take from here: the workers of pytest-xdist, and what
+# tests start. Each run compiles everything anew, unless it is given a directory to keep it in.
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+    compiled = tempfile.TemporaryDirectory(prefix="jbert-compiled-")
+    atexit.register(compiled.cleanup)
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = compiled.name
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
+
+import jax  # noqa: E402 — it reads these variables once
 
 jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_num_cpu_devices", 8)
@@ -13,7 +25,7 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 
 # Marked tests take minutes, or need what the default environment has not; each runs when asked for
 # by name. `bash .ci/run` asks for all of them but those that need a network.
-OPT_IN = ("parity", "hub", "faults")
+OPT_IN = ("parity", "hub", "faults", "notebooks", "tpu_plan")
 
 
 def pytest_collection_modifyitems(config, items):
@@ -28,6 +40,15 @@ def pytest_collection_modifyitems(config, items):
 @pytest.fixture
 def key():
     return jax.random.key(0)
+
+
+@pytest.fixture
+def quick_compiles():
+    """Without the compiler's costly passes: for many small programs that each run once, and whose
+    results are not compared bit for bit."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
 
 
 @pytest.fixture

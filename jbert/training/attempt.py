@@ -7,6 +7,7 @@ from pathlib import Path
 
 import jax
 
+from jbert.training import replaced
 from jbert.training.directory import CONFIG
 
 
@@ -14,8 +15,8 @@ from jbert.training.directory import CONFIG
 def attempt(directory: Path, *made: str) -> Iterator[None]:
     """Takes back what a run has put into its directory, if it fails with nothing else there.
 
-    Who corrects a column's name wants to start again, not to be told that a run is there already.
-    The directory has to be locked.
+    Who corrects a column's name wants to start again, not to be told that a run is there already;
+    and a run that was to be overwritten is there again. The directory has to be locked.
     """
     try:
         yield
@@ -28,14 +29,12 @@ def attempt(directory: Path, *made: str) -> Iterator[None]:
 
 def _take_back(directory: Path, made: set[str]) -> None:
     visible = [path for path in directory.iterdir() if not path.name.startswith(".")]
-    if all(path.name in made or _is_bare(path) for path in visible):
-        for path in visible:
+    mine = [path for path in visible if path.name in made or replaced.is_bare(path)]
+    # Beside a run that is put back there may be more.
+    if len(mine) == len(visible) or replaced.is_kept(directory):
+        for path in mine:
             if path.is_dir():
                 shutil.rmtree(path)
             else:
                 path.unlink()
-
-
-def _is_bare(path: Path) -> bool:
-    """Whether this is a directory with nothing but hidden files: an attempt that was taken back."""
-    return path.is_dir() and all(inner.name.startswith(".") for inner in path.iterdir())
+    replaced.put_back(directory)

@@ -196,7 +196,7 @@ class RunConfig:
     resume: bool = False
     """Go on from the newest checkpoint in output_dir, if there is one."""
     overwrite: bool = False
-    """Delete the run that output_dir holds."""
+    """Delete the run that output_dir holds, as soon as this one begins to train."""
     optimizer: OptimizerConfig = OptimizerConfig()
     mesh: MeshConfig = MeshConfig()
     execution: Execution = Execution()
