@@ -46,7 +46,7 @@ def _model(arch: str, task: str | None, changes: tuple) -> jbert.Bert:
     changed = {key: dict(v) if key == "id2label" else v for key, v in changes}
     if "id2label" in changed:
         changed["num_labels"] = None
-    module, params = tiny.model(arch, task, vocab_size=VOCAB, **changed)
+    module, params = tiny.model(arch, task, **{"vocab_size": VOCAB, **changed})
     return jbert.Bert(module.config, module, params, tokenizer(), task)
 
 

@@ -75,6 +75,17 @@ def test_targets_are_the_only_candidates(fill, caplog):
         fill(text, targets=[""])
 
 
+def test_rows_that_pad_a_table_are_no_answers():
+    """Their logits count in the softmax, as in transformers."""
+    padded = model("bert", "masked_lm", vocab_size=len(tokenizer()) + 20)
+    text, everything = "the [MASK] wrote", 1 << 10
+    found = pipe("fill-mask", padded)(text, top_k=everything)
+    assert sorted(answer["token"] for answer in found) == list(range(len(tokenizer())))
+    place = tokenizer().encode(text).index(tokenizer().mask_token_id)
+    expected = float(softmax(logits(padded, text)[0, place])[found[0]["token"]])
+    close(found[0]["score"], expected)
+
+
 def test_a_text_without_a_mask_is_named(fill):
     with pytest.raises(PipelineError, match=r"inputs\[1\]: no \[MASK\] in the text 'b'"):
         fill(["[MASK]", "b"])

@@ -65,8 +65,9 @@ class FillMask(Pipeline):
         if positions.shape[1] < most:
             positions = np.pad(positions, ((0, 0), (0, most - positions.shape[1])))
         extra = {"positions": positions}
-        vocab = self.bert.config.vocab_size
-        settings = {"top_k": min(1 << (options.top_k - 1).bit_length(), vocab)}
+        # A table that was padded has rows which are no tokens.
+        words = min(len(self.tokenizer), self.bert.config.vocab_size)
+        settings = {"top_k": min(1 << (options.top_k - 1).bit_length(), words), "words": words}
         if options.targets is not None:
             targets = np.asarray(self._target_ids(options.targets), np.int32)
             extra["targets"] = np.tile(targets, (len(items), 1))
@@ -99,9 +100,9 @@ class FillMask(Pipeline):
         return sorted(set(ids))
 
     @staticmethod
-    def program(module, params, inputs, extra, *, top_k):  # pyright: ignore
+    def program(module, params, inputs, extra, *, top_k, words):  # pyright: ignore
         logits = logits_at(module, params, inputs, extra["positions"])
-        scores = jax.nn.softmax(logits.astype(jnp.float32), axis=-1)
+        scores = jax.nn.softmax(logits.astype(jnp.float32), axis=-1)[..., :words]
         if "targets" in extra:
             scores = jnp.take_along_axis(scores, extra["targets"][:, None], axis=-1)
         values, tokens = jax.lax.top_k(scores, top_k)
