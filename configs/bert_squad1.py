@@ -8,7 +8,8 @@ Data:
     tfds.builder('squad/v1.1', file_format='array_record').download_and_prepare()"
 
 Hardware:
-  one GPU of 16 GB; several GPUs or TPU cores share the batch of 32 without another setting
+  one GPU of 16 GB, which takes the batch of 32 in two halves; several GPUs or TPU cores share it
+  without another setting, and need no --accumulate
 
 Settings:
   Devlin et al. 2018 (arXiv:1810.04805), 4.2: batches of 32, 5e-5, 3 epochs. Rows of 384 tokens that
@@ -32,6 +33,7 @@ config = FinetuneConfig(
     data=DataConfig(dataset="squad/v1.1"),
     processing={"max_length": 384, "doc_stride": 128},
     batch_size=32,
+    accumulate=2,
     epochs=3,
     optimizer=OptimizerConfig(learning_rate=5e-5),
 )

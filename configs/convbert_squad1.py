@@ -8,8 +8,8 @@ Data:
     tfds.builder('squad/v1.1', file_format='array_record').download_and_prepare()"
 
 Hardware:
-  one GPU of 16 GB; several GPUs or TPU cores share the batch of 32 without another setting;
-  if memory is short, --accumulate 4
+  one GPU of 16 GB, which takes the batch of 32 in two halves; several GPUs or TPU cores share it
+  without another setting, and need no --accumulate
 
 Settings:
   yitu-opensource/ConvBert, configure_finetuning.py: batches of 32, 1e-4, each layer's learning rate
@@ -34,6 +34,7 @@ config = FinetuneConfig(
     data=DataConfig(dataset="squad/v1.1"),
     processing={"max_length": 512, "doc_stride": 128},
     batch_size=32,
+    accumulate=2,
     epochs=2,
     optimizer=OptimizerConfig(learning_rate=1e-4, warmup_steps=0.1, layer_decay=0.8),
 )
