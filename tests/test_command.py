@@ -18,7 +18,9 @@ from jbert.cli import main as jbert_main
 from jbert.training import command
 from jbert.training.command import load_config, main, parse
 from jbert.training.config import RunError
+from jbert.training.distill import DistillConfig
 from jbert.training.finetune import FinetuneConfig, explain_settings
+from jbert.training.pretrain import PretrainConfig
 
 ROOT = Path(__file__).parents[1]
 PLAIN = "from jbert.training.finetune import FinetuneConfig\n"
@@ -113,11 +115,12 @@ def test_every_setting_of_every_processor_is_explained(task):
 
 
 def refused(capsys, *words: object) -> str:
-    """The one line that a command says which must fail."""
+    """The one line that a command says which must fail, above the one that names the guide."""
     assert main(FinetuneConfig, lambda run: None, "jbert finetune", [*map(str, words)]) == 1
     printed = capsys.readouterr()
     assert printed.out == ""
-    (line,) = printed.err.splitlines()
+    line, guide = printed.err.splitlines()
+    assert guide == "guide: docs/finetune.md"
     return line.removeprefix("jbert finetune: ")
 
 
@@ -192,10 +195,14 @@ def test_figures_are_printed(tmp_path, capsys):
     assert "--resume goes on with it" in capsys.readouterr().err
 
 
+KINDS = {"pretrain": PretrainConfig, "distill": DistillConfig, "transfer": DistillConfig}
+
+
 @pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*.py")), ids=lambda p: p.stem)
 def test_every_configuration_that_comes_with_jbert_is_one(path):
-    found, text = load_config(path.stem, FinetuneConfig)
-    assert isinstance(found, FinetuneConfig) and len(text) > 20
+    kind = KINDS.get(path.stem.rpartition("_")[2], FinetuneConfig)
+    found, text = load_config(path.stem, kind)
+    assert isinstance(found, kind) and len(text) > 20
     assert path.stem in command.known_configs()
 
 

@@ -315,7 +315,7 @@ def test_a_teacher_of_another_task_or_of_nothing_is_refused(classes, language, t
     with pytest.raises(RunError, match="has no predictions of masked_lm"):
         distill(on_corpus((bare, language[1]), tmp_path))
     with pytest.raises(RunError, match="expected a TaskDistillConfig or a CorpusDistillConfig"):
-        distill(DistillConfig(output_dir=str(tmp_path / "bare")))
+        distill(DistillConfig(output_dir=str(tmp_path / "none")))
     with pytest.raises(RunError, match="another generator's tokens"):
         on_corpus(language, tmp_path, task="replaced_token_detection")
     progress = ProgressConfig(layer_by_layer=True)

@@ -296,6 +296,7 @@ def test_a_run_is_neither_overwritten_nor_mixed_up(finished, tmp_path):
     other = again(run, output_dir=str(tmp_path / "copy"), overwrite=True, steps=1, seed=5)
     finetune(other)
     assert json.loads((tmp_path / "copy" / "config.json").read_text())["seed"] == 5
+    assert not (tmp_path / "copy" / ".replaced").exists()
     assert [line["step"] for line in logged(other, "train")] == [1]
 
 
@@ -322,6 +323,7 @@ def test_several_seeds_give_mean_spread_and_the_best_model(tmp_path):
     other = again(run, seeds=(4,), overwrite=True)
     figures = finetune(other)
     assert sorted(path.name for path in directory.glob("seed*")) == ["seed-4", "seeds.json"]
+    assert not (directory / ".replaced").exists()
     assert finetune(again(other, overwrite=False, resume=True)) == figures
 
 

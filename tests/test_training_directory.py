@@ -12,6 +12,8 @@ from typing import Any
 import pytest
 
 from jbert.lock import LockedError
+from jbert.training import replaced
+from jbert.training.attempt import attempt
 from jbert.training.config import LoggingConfig, OptimizerConfig, RunConfig, RunError
 from jbert.training.directory import OWN, MetricsLog, RunDirectory, write_whole
 
@@ -69,9 +71,76 @@ def test_overwriting_deletes_the_run_and_nothing_else(tmp_path):
         if name != "config.json":
             (path / name).mkdir() if "." not in name else (path / name).touch()
     (path / "notes.txt").write_text("mine")
+    prepared(path / "seed-3")
+    (path / "seed-of-mine").mkdir()
     prepared(tmp_path / "r", overwrite=True, seed=1)
-    assert names(path) == [".lock", "config.json", "notes.txt"]
-    assert json.loads((path / "config.json").read_text())["seed"] == 1
+    replaced.forget(path)
+    assert names(path) == [".lock", "config.json", "notes.txt", "seed-of-mine"]
+    assert stored_seed(path) == 1
+
+
+def overwritten(path: Path) -> None:
+    """A run with a model and a note beside it, in whose place there is another one."""
+    (prepared(path) / "model").mkdir()
+    (path / "model" / "weights").write_text("learned")
+    (path / "notes.txt").write_text("mine")
+    prepared(path, overwrite=True, seed=1)
+    assert stored_seed(path) == 1 and not (path / "model").exists()
+
+
+def stored_seed(path: Path) -> int:
+    return json.loads((path / "config.json").read_text())["seed"]
+
+
+def as_it_was(path: Path) -> bool:
+    whole = [".lock", "config.json", "model", "notes.txt"]
+    return names(path) == whole and stored_seed(path) == 0 and (path / "model/weights").exists()
+
+
+@pytest.mark.parametrize("made", [[], ["tokenizer"]])
+def test_a_run_is_there_again_if_the_one_in_its_place_does_not_begin(tmp_path, made):
+    overwritten(tmp_path)
+    with pytest.raises(ValueError), attempt(tmp_path, *made):
+        for name in made:
+            (tmp_path / name).mkdir()
+        raise ValueError
+    assert as_it_was(tmp_path)
+
+
+def test_a_run_is_there_again_if_the_one_in_its_place_was_killed_before_it_began(
+    tmp_path, monkeypatch
+):
+    overwritten(tmp_path / "r")
+    with pytest.raises(RunError, match="holds this run already"):
+        prepare(tmp_path / "r")
+    assert as_it_was(tmp_path / "r")
+    # Killed while it moved the former one away, and then while it moved it back.
+    rename = os.rename
+    for moves, option in ((2, {"overwrite": True}), (1, {})):
+        left = iter(range(moves))
+
+        def dies(source, target, left=left):
+            if next(left, None) is None:
+                raise KeyboardInterrupt
+            rename(source, target)
+
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(os, "rename", dies)
+            prepare(tmp_path / "r", **option)
+        assert not as_it_was(tmp_path / "r")
+    with pytest.raises(RunError, match="holds this run already"):
+        prepare(tmp_path / "r")
+    assert as_it_was(tmp_path / "r")
+
+
+def test_it_is_too_late_when_the_first_of_several_seeds_has_begun(tmp_path):
+    overwritten(tmp_path)
+    (tmp_path / "seed-1").mkdir()
+    (tmp_path / "seed-1" / "metrics.jsonl").write_text("")
+    with pytest.raises(ValueError), attempt(tmp_path):
+        raise ValueError
+    prepared(tmp_path, resume=True, seed=1)
+    assert names(tmp_path) == [".lock", "config.json", "notes.txt", "seed-1"]
 
 
 @pytest.mark.parametrize("option", ["resume", "overwrite"])

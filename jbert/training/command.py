@@ -43,7 +43,10 @@ def main(
     except (ValueError, OSError, ImportError) as error:
         if debug:
             raise
-        print(f"{prog}: {error}", file=sys.stderr)
+        from jbert.guides import guide_of
+
+        guide = guide_of(kind.__name__.removesuffix("Config").lower(), error)
+        print(f"{prog}: {error}\nguide: {guide}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print(f"{prog}: interrupted; --resume goes on from the last checkpoint", file=sys.stderr)

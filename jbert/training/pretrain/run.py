@@ -23,7 +23,7 @@ from jbert.training.parallel import mesh_of
 from jbert.training.pretrain import detection
 from jbert.training.pretrain import objective as filling_in
 from jbert.training.pretrain.config import METRICS, PretrainConfig
-from jbert.training.pretrain.generator import new_generator
+from jbert.training.pretrain.generator import generator_config, new_generator
 from jbert.training.pretrain.text import (
     evaluated_rows,
     read_corpora,
@@ -82,6 +82,8 @@ class Pretraining:
         model_class(start.config, self.config.task)
         check_lengths(self.config, start)
         check_vocabulary(start)
+        if self.config.task == detection.REPLACED:
+            generator_config(start.config, self.config.generator)
 
     def _model(self, start: Start) -> Bert:
         return start.model({}, *mesh_of(self.config))
