@@ -217,7 +217,10 @@ def main(argv: list[str] | None = None) -> int:
     except _EXPECTED as error:
         if debug:
             raise
-        print(f"jbert: {error}", file=sys.stderr)
+        from jbert.guides import guide_of
+
+        guide = guide_of(type(command).__name__.lower(), error)
+        print(f"jbert: {error}\nguide: {guide}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("jbert: interrupted", file=sys.stderr)

@@ -7,13 +7,15 @@ import shutil
 import subprocess
 import sys
 import tomllib
+import typing
 from pathlib import Path
 
 import pytest
 
 import jbert
-from jbert import backend, required
-from jbert.cli import main
+from jbert import backend, guides, required
+from jbert.cli import TRAINING, Command, main
+from jbert.manifest import DamagedError
 from jbert.training.watch import curves
 
 ROOT = Path(jbert.__file__).parents[1]
@@ -170,7 +172,8 @@ def test_a_data_set_without_the_extra_that_reads_it(capsys, monkeypatch, tmp_pat
     place = tmp_path / "run"
     words = ["bert_glue", "--data.dataset", "glue/mrpc", "--output_dir", str(place)]
     assert main(["finetune", *words]) == 1
-    (line,) = capsys.readouterr().err.splitlines()
+    line, guide = capsys.readouterr().err.splitlines()
+    assert guide == "guide: docs/finetune.md"
     assert line.endswith("tensorflow_datasets is not installed. Run: pip install 'jbert[data]'")
     assert [path.name for path in place.iterdir()] == [".lock"]
 
@@ -179,6 +182,29 @@ def test_curves_without_the_extra_that_draws_them(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     with pytest.raises(ImportError, match=r"need matplotlib: pip install 'jbert\[colab\]'$"):
         curves(tmp_path)
+
+
+# -- guides ---------------------------------------------------------------------------------------
+
+
+def test_every_command_and_some_errors_have_a_page():
+    commands = {kind.__name__.lower() for kind in cli_commands()} | set(TRAINING)
+    assert set(guides._OF_COMMANDS) == commands
+    for page in (*guides._OF_COMMANDS.values(), *guides._OF_ERRORS.values()):
+        assert (ROOT / "docs" / f"{page}.md").is_file()
+    assert guides.guide_of("plan", ValueError()) == "docs/plan.md"
+    assert guides.guide_of("plan", DamagedError()) == "docs/checkpoints.md"
+    assert guides.guide_of("of a test", ValueError()) == "docs/start.md"
+
+
+def cli_commands() -> list[type]:
+    return [typing.get_args(command)[0] for command in typing.get_args(Command)]
+
+
+def test_an_error_is_followed_by_its_guide(capsys, tmp_path):
+    assert main(["info", str(tmp_path / "none")]) == 1
+    error, guide = capsys.readouterr().err.splitlines()
+    assert error.startswith("jbert: ") and guide == "guide: docs/convert.md"
 
 
 # -- the command ----------------------------------------------------------------------------------
