@@ -57,13 +57,13 @@ json.dump({"ids": ids, "logits": logits.tolist()}, open("published.json", "w"))
 """
 
 LOAD = """
-import json, sys
+import importlib.util, json, sys
 from pathlib import Path
 import numpy as np
 import jbert
 
 assert Path(jbert.__file__).is_relative_to(sys.prefix), jbert.__file__
-assert not {"torch", "tensorflow", "transformers"} & set(sys.modules)
+assert not any(map(importlib.util.find_spec, ("torch", "tensorflow", "transformers")))
 theirs = json.load(open("published.json"))
 for source in ("published", "my-model"):
     bert = jbert.load(source, task="masked_lm")

@@ -1,4 +1,5 @@
-"""docs/: its examples are run, page by page and offline, and its reference names what there is.
+"""docs/, README and CONTRIBUTING: their examples are run, page by page and offline, and the
+reference names what there is.
 
 In a page, `<!-- file: NAME -->` before a block writes it to a file, and `<!-- not run: REASON -->`
 leaves it out. All other Python runs in one namespace a page, in a directory of the page's own, and
@@ -17,6 +18,7 @@ from types import ModuleType
 
 import jax
 import pytest
+import stand_ins
 from finetune_runs import quick_compiles  # noqa: F401 — a fixture
 
 import jbert
@@ -27,6 +29,8 @@ from jbert.training import finetune
 HERE = Path(__file__).parent
 DOCS = HERE.parent / "docs"
 PAGES = sorted(path.relative_to(DOCS).as_posix() for path in DOCS.rglob("*.md"))
+README = "../README.md"
+WITH_EXAMPLES = (*PAGES, README, "../CONTRIBUTING.md")
 # All that a block may lack here. "elsewhere" says which test or step of .ci/run runs it.
 REASONS = (
     "needs a network",
@@ -38,7 +42,7 @@ REASONS = (
 # What a reader of the page has, and the test has to put there.
 THEIRS = {"migrating.md": {"my-flax-model": "formats/corpus/tuned/bert"}}
 # The pages whose runs use all eight devices.
-MESHES = ("scale.md",)
+MESHES = ("scale.md", README)
 FENCE = re.compile(
     r"(?:^<!-- (?P<mark>file|not run): (?P<what>.+?) -->\n)?"
     r"^```(?P<language>\w+)\n(?P<text>.*?)^```$",
@@ -82,7 +86,7 @@ def offline(monkeypatch, tmp_path_factory):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp() / "cache"))
 
 
-@pytest.mark.parametrize("page", [page for page in PAGES if blocks(page)])
+@pytest.mark.parametrize("page", [page for page in WITH_EXAMPLES if blocks(page)])
 def test_the_examples_of_a_page_run(page, offline, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     if page not in MESHES:
@@ -91,6 +95,9 @@ def test_the_examples_of_a_page_run(page, offline, monkeypatch, tmp_path):
     for name, source in THEIRS.get(page, {}).items():
         shutil.copytree(HERE / source, name)
     names: dict = {"__name__": "__main__"}
+    if page == README:
+        stand_ins.publish(tmp_path / "hub", monkeypatch)
+        names |= stand_ins.belongings(tmp_path)
     for block in blocks(page):
         if block.mark == "not run":
             continue
@@ -117,7 +124,7 @@ def run(words: list[str], where: str) -> None:
 def test_what_is_not_run_says_why():
     left_out = {
         f"docs/{page}:{block.line}: {block.what}"
-        for page in PAGES
+        for page in WITH_EXAMPLES
         for block in blocks(page)
         if block.mark == "not run" and not block.what.startswith(REASONS)
     }
@@ -125,7 +132,7 @@ def test_what_is_not_run_says_why():
 
 
 def test_every_mark_stands_before_a_block():
-    for page in PAGES:
+    for page in WITH_EXAMPLES:
         text = (DOCS / page).read_text("utf-8")
         marks = len(re.findall(r"^<!-- (?:file|not run):", text, re.MULTILINE))
         assert marks == sum(block.mark is not None for block in blocks(page)), page
