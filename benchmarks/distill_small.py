@@ -176,7 +176,9 @@ def main() -> None:
     steps = (3, 3) if args.smoke else (TEACHER_STEPS, STEPS)
     found = perplexity(pretrain, teacher(corpus, args.out, steps[0]))
     print(f"teacher: perplexity {found:.1f}", flush=True)
-    print("| learns from | starts from | perplexity |\n|---|---|---|", flush=True)
+    print(
+        "| learns from | starts from | perplexity | seed by seed |\n|---|---|---|---|", flush=True
+    )
     for start in STARTS:
         for arm in ARMS:
             each = [
@@ -184,7 +186,8 @@ def main() -> None:
                 for seed in SEEDS
             ]
             mean, spread = statistics.fmean(each), statistics.stdev(each)
-            print(f"| {arm} | {start} | {mean:.1f} ± {spread:.1f} |", flush=True)
+            seeds = ", ".join(f"{one:.1f}" for one in each)
+            print(f"| {arm} | {start} | {mean:.1f} ± {spread:.1f} | {seeds} |", flush=True)
 
 
 if __name__ == "__main__":
