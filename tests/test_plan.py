@@ -194,7 +194,8 @@ def test_a_generator_or_a_teacher_is_in_the_step():
         assert f"beside its {role}" in text
         alike = dataclasses.replace(work, beside=None, predictions=0)
         assert counted(work).flops > counted(alike).flops
-        assert 0.8 < counted(work).flops / useful_flops(work) <= 1.05
+        # Projections to a teacher's width are counted, and are nothing that a model asks for.
+        assert 0.8 < counted(work).flops / useful_flops(work) <= 1.1
         assert (
             estimate(work, slice_of("v5e:1x1")).memory > estimate(alike, slice_of("v5e:1x1")).memory
         )

@@ -130,13 +130,14 @@ def counted(work: Work) -> Count:
 def useful_flops(work: Work) -> int:
     """What the models themselves ask for, nothing computed twice: a backward pass is twice a
     forward one. MFU is the share of this in what the chips could do."""
-    if work.beside is None or not work.train:
+    beside = work.beside
+    if beside is None or not work.train:
         return (3 if work.train else 1) * _forward_flops(work, work.config, work.task)
-    if work.beside.everywhere:
+    if beside.everywhere:
         work = dataclasses.replace(work, predictions=0)
     own = 3 * _forward_flops(work, work.config, work.task)
-    config, task = work.beside.model(work.config, work.task)
-    return own + (3 if work.beside.trained else 1) * _forward_flops(work, config, task)
+    config, task = beside.model(work.config, work.task)
+    return own + (3 if beside.trained else 1) * _forward_flops(work, config, task)
 
 
 def _forward_flops(work: Work, config: Any, task: str | None) -> int:

@@ -143,6 +143,8 @@ def _of_recipe(name: str, run: RunConfig, wish: Wish) -> Work:
         changes = {} if kind is None else {"problem_type": kind}
     elif isinstance(run, PretrainConfig):
         shape, changes = _of_corpus(run), {}
+        if wish.inference:
+            shape["predictions"] = 0  # every position, which is all that a detector has
     else:
         raise PlanError(
             f"{name} is a {type(run).__name__}; expected a FinetuneConfig, a PretrainConfig, a "
