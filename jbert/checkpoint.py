@@ -14,7 +14,7 @@ from jbert.barrier import Barrier
 from jbert.trees import flatten, unflatten
 
 # Bytes that are read at once, and the number of portions from which on it may be more.
-PORTION, MOST_PORTIONS = 1 << 24, 64
+PORTION, MOST_PORTIONS = 1 << 22, 64
 
 
 # Two saves at once in one process get into each other's way in Orbax.

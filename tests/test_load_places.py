@@ -209,6 +209,4 @@ def test_loading_takes_little_more_memory_than_the_file(tmp_path):
         )  # fmt: skip
         assert finished.returncode == 0, finished.stderr
         ratios[kind] = float(finished.stdout.split()[-1])
-    # Orbax's own buffers count, and the allocator keeps some of them.
-    bounds = {"safetensors": 1.3, "bin": 1.3, "orbax": 1.4}
-    assert all(ratios[kind] <= bound for kind, bound in bounds.items()), ratios
+    assert max(ratios.values()) <= 1.3, ratios

@@ -1,6 +1,7 @@
 """token-classification: aggregation against an implementation of its own, and long texts."""
 
 import itertools
+import logging
 
 import numpy as np
 import pytest
@@ -149,7 +150,7 @@ def test_long_texts_are_read_in_windows_that_overlap(tag, caplog):
     for entity in found:
         told = text[entity["start"] : entity["end"]].lower()
         assert told.replace(" ", "") == entity["word"].replace(" ", "")
-    assert not caplog.records
+    assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
     first = tag(["a", text], aggregation_strategy="first", ignore_labels=[])[1]
     assert first[-1]["end"] < len(text)
     assert "inputs[1]" in caplog.text and "stride" in caplog.text
