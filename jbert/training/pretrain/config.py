@@ -131,7 +131,7 @@ class PretrainConfig(RunConfig):
     """Project the masked positions alone to the vocabulary."""
     chunked_loss: bool = True
     """Compute the loss without ever holding the logits of all positions, and once more for the
-    gradient: memory does not grow with the vocabulary. A generator needs its logits."""
+    gradient: what they take does not grow with the vocabulary. A generator needs its logits."""
     batch_size: int = 256
     """Rows in an update, over all devices and micro-batches; phases may have their own."""
     optimizer: OptimizerConfig = OptimizerConfig(learning_rate=1e-4, warmup_steps=0.01)
