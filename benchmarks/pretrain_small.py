@@ -10,7 +10,7 @@ interrupted goes on when it is asked for again, and what has ended is only print
 
 learn:    each architecture on each objective that it has, evaluated ten times.
 packing:  paragraphs as documents, so that about half of unpacked rows is padding. An update has as
-          many sequences either way. Seconds are updates until the loss is reached, times the
+          many sequences either way. Seconds are updates until a loss is reached, times the
           seconds of an update, which are measured in turns.
 memory:   the temporary memory of a compiled training step, and its time, in turns again.
 vocabulary: what a larger vocabulary adds to the memory.
@@ -18,6 +18,7 @@ vocabulary: what a larger vocabulary adds to the memory.
 
 import argparse
 import dataclasses
+import itertools
 import json
 import re
 import statistics
@@ -146,7 +147,8 @@ def packing(arguments: Any) -> None:
         train_files=(write_corpus(arguments.texts, arguments.out / "paragraphs.txt", 1),),
         validation_share=0.05, cache_dir=str(arguments.out / "tokens"),
     )  # fmt: skip
-    common = {"data": corpus, "max_length": arguments.length}
+    often = EvaluationConfig(steps=max(arguments.steps // 40, 1))
+    common = {"data": corpus, "max_length": arguments.length, "evaluation": often}
     packed = configuration(arguments, "packed", "bert", batch_size=32, **common)
     rows = Pretraining(dataclasses.replace(packed, output_dir=str(arguments.out / "measured")))
     source = rows.trainer.order.source_at(0).source  # pyright: ignore
@@ -157,20 +159,31 @@ def packing(arguments: Any) -> None:
         packing=PackingConfig(enabled=False), **common,
     )  # fmt: skip
     curves = {name: evaluations(config) for name, config in (("packed", packed), ("alone", alone))}
-    target = max(curve[-1]["loss"] for curve in curves.values())
-    steps = {
-        name: next(line["step"] for line in curve if line["loss"] <= target)
-        for name, curve in curves.items()
-    }
+    slower = max(curves.values(), key=lambda curve: curve[-1]["loss"])
+    targets = [line["loss"] for line in slower[len(slower) // 2 :]]
     seconds = in_turns({"packed": Stepper(packed, arguments), "alone": Stepper(alone, arguments)})
-    whole = {name: steps[name] * seconds[name] for name in steps}
     print(f"\n{filled:.0%} of an unpacked row is text; {each:.2f} sequences in a packed one")
-    print("\n| rows | rows in an update | updates to a loss of "
-          f"{target:.3f} | s an update | s in all |\n|---|---|---|---|---|")  # fmt: skip
+    print("\n| rows | rows in an update | s an update | updates to a loss of "
+          f"{targets[-1]:.3f} | s in all |\n|---|---|---|---|---|")  # fmt: skip
     for name, config in (("packed", packed), ("alone", alone)):
-        print(f"| {name} | {config.batch_size} | {steps[name]} | {seconds[name]:.3f} | "
-              f"{whole[name]:.0f} |")  # fmt: skip
-    print(f"\n{whole['alone'] / whole['packed']:.2f} times as fast")
+        steps = updates_to(targets[-1], curves[name])
+        print(f"| {name} | {config.batch_size} | {seconds[name]:.3f} | {steps:.0f} | "
+              f"{steps * seconds[name]:.0f} |")  # fmt: skip
+    ratios = sorted(
+        updates_to(loss, curves["alone"]) * seconds["alone"]
+        / (updates_to(loss, curves["packed"]) * seconds["packed"]) for loss in targets
+    )  # fmt: skip
+    print(f"\nto each of the {len(ratios)} losses of the second half {statistics.median(ratios):.2f} "
+          f"times as fast ({ratios[0]:.2f} to {ratios[-1]:.2f})")  # fmt: skip
+
+
+def updates_to(loss: float, curve: list[dict[str, Any]]) -> float:
+    """When a run first had no larger a loss, on the line between two evaluations."""
+    for before, after in itertools.pairwise(curve):
+        if after["loss"] <= loss:
+            share = (before["loss"] - loss) / max(before["loss"] - after["loss"], 1e-9)
+            return before["step"] + max(share, 0.0) * (after["step"] - before["step"])
+    raise ValueError(f"no evaluation has a loss of {loss}")
 
 
 # -- the price of a step ---------------------------------------------------------------------------

@@ -102,14 +102,14 @@ class MaskedLMHead(nn.Module):
         x = TransformHead(
             self.features, self.act, self.eps, self.stddev, self.execution, name="transform"
         )(hidden)
-        kernel = words.T
+        kernel, over = words, 1
         if not self.tied:
             shape = (self.features, self.vocab_size)
-            kernel = vocab_table(self, "decoder", self.stddev, shape)
+            kernel, over = vocab_table(self, "decoder", self.stddev, shape), 0
         bias = vocab_bias(self, self.vocab_size)
 
         def logits(x):
-            return add_bias(dot(x, kernel, self.execution.dtype), bias)
+            return add_bias(dot(x, kernel, self.execution.dtype, over), bias)
 
         return logits(x) if targets is None else chunked_losses(logits, x, targets, len(bias))
 

@@ -64,8 +64,8 @@ class LayerOutput:
     cache: Any = None
 
 
-def dot(x: Array, kernel: Array, dtype: str) -> Float[Array, "..."]:
-    """x @ kernel over x's last axis and all but the last of the kernel's leading matches.
+def dot(x: Array, kernel: Array, dtype: str, over: int = 0) -> Float[Array, "..."]:
+    """x @ kernel over x's last axis and the kernel's axis `over`.
 
     Operands are in the compute dtype and the sum in float32. For bfloat16 on CPU that is the
     difference between XLA's slow path and one twice as fast as float32 (415 against 212 GFLOP/s).
@@ -77,7 +77,7 @@ def dot(x: Array, kernel: Array, dtype: str) -> Float[Array, "..."]:
     return jax.lax.dot_general(
         x,
         kernel,
-        (((x.ndim - 1,), (0,)), ((), ())),
+        (((x.ndim - 1,), (over,)), ((), ())),
         preferred_element_type=jnp.float32,
     ).astype(dtype)
 

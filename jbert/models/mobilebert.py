@@ -293,14 +293,14 @@ class MobileBertLMHead(nn.Module):
             c.hidden_size, c.hidden_act, c.layer_norm_eps, std, run, name="transform"
         )(hidden)
         split, rest = c.embedding_size, c.hidden_size - c.embedding_size
-        kernel = words.T
+        kernel, over = words, 1
         if not c.tie_word_embeddings:
-            kernel = vocab_table(self, "decoder", std, (split, c.vocab_size))
+            kernel, over = vocab_table(self, "decoder", std, (split, c.vocab_size)), 0
         extra = vocab_table(self, "extra", std, (rest, c.vocab_size)) if rest else None
         bias = vocab_bias(self, c.vocab_size)
 
         def logits(x):
-            found = dot(x[..., :split], kernel, run.dtype)
+            found = dot(x[..., :split], kernel, run.dtype, over)
             if extra is not None:
                 found = found + dot(x[..., split:], extra, run.dtype)
             return add_bias(found, bias)
