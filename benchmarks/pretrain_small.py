@@ -173,8 +173,8 @@ def packing(arguments: Any) -> None:
         updates_to(loss, curves["alone"]) * seconds["alone"]
         / (updates_to(loss, curves["packed"]) * seconds["packed"]) for loss in targets
     )  # fmt: skip
-    print(f"\nto each of the {len(ratios)} losses of the second half {statistics.median(ratios):.2f} "
-          f"times as fast ({ratios[0]:.2f} to {ratios[-1]:.2f})")  # fmt: skip
+    print(f"\n{statistics.median(ratios):.2f} times as fast ({ratios[0]:.2f} to {ratios[-1]:.2f}), "
+          f"to each of the {len(ratios)} losses of the second half")  # fmt: skip
 
 
 def updates_to(loss: float, curve: list[dict[str, Any]]) -> float:

@@ -41,16 +41,25 @@ def measure(
     work: Workload, commands: Mapping[str, list[str]], plan: Plan, say: Callable[[str], None]
 ) -> dict[str, Any]:
     """All contenders on one workload; the turns of a round have the same place in each list."""
+    return measure_each(dict.fromkeys(commands, work), commands, plan, say)
+
+
+def measure_each(
+    works: Mapping[str, Workload], commands: Mapping[str, list[str]], plan: Plan,
+    say: Callable[[str], None],
+) -> dict[str, Any]:  # fmt: skip
+    """The same where each contender has a workload of its own, of one mode."""
     with contextlib.ExitStack() as stack:
-        return Comparison(work, commands, plan, say, stack).run()
+        return Comparison(works, commands, plan, say, stack).run()
 
 
 class Comparison:
-    def __init__(self, work, commands, plan: Plan, say, stack: contextlib.ExitStack):
-        self.work, self.commands, self.plan, self.say = work, commands, plan, say
+    def __init__(self, works, commands, plan: Plan, say, stack: contextlib.ExitStack):
+        self.works, self.commands, self.plan, self.say = works, commands, plan, say
         self.found = {name: Contender() for name in commands}
         self.patience, self.stack = plan.patience, stack
-        self.fresh = plan.fresh or work.mode == "cold"
+        self.cold = any(work.mode == "cold" for work in works.values())
+        self.fresh = plan.fresh or self.cold
         self.channels: dict[str, Channel] = {}
 
     def run(self) -> dict[str, Any]:
@@ -84,7 +93,7 @@ class Comparison:
     def _build(self, name: str, opened: Channel) -> None:
         mine = self.found[name]
         try:
-            mine.facts = opened.ask("build", work=dataclasses.asdict(self.work))
+            mine.facts = opened.ask("build", work=dataclasses.asdict(self.works[name]))
         except Unsupported as error:
             mine.left_out = str(error)
         except Failed as error:
@@ -105,7 +114,7 @@ class Comparison:
             if not self._takes_part(name):
                 return None
             facts = {"waited": waited, "quiet": quiet}
-            if self.work.mode == "cold":
+            if self.cold:
                 return {"calls": [self.found[name].facts["first_seconds"]], "others": 0.0, **facts}
             busy, start = idle.busy_seconds(), time.perf_counter()
             try:

@@ -77,9 +77,10 @@ def test_the_machine_is_read_from_its_counters(monkeypatch, tmp_path):
 # A worker of the protocol without a library: it answers from its command line.
 FAKE = """
 import json, sys
-speed, units, turns = float(sys.argv[1]), 4.0, 0
+speed, units, turns = float(sys.argv[1]), 0, 0
 for line in sys.stdin:
-    do = json.loads(line)["do"]
+    asked = json.loads(line)
+    do = asked["do"]
     print("a library's chatter", file=sys.stderr)
     turns += do == "turn"
     if sys.argv[2] == "dies" and turns == 3:
@@ -87,6 +88,7 @@ for line in sys.stdin:
     if sys.argv[2] == "cannot":
         answer = {"unsupported": "no such model"}
     elif do == "build":
+        units = asked["work"]["batch"]
         answer = {"first_seconds": 0.5, "units": units, "versions": {"fake": "1"}}
     else:
         answer = {"calls": [speed / units], "cpu": 1e9, "wall": 0.1, "peak_bytes": 1}
@@ -121,6 +123,12 @@ def test_rounds_of_workers(tmp_path):
     assert not results.finished(path, dataclasses.replace(WORK, batch=8), list(commands), 5)
     text = results.table(tmp_path)
     assert "4.0 sequences/s" in text and "2.00 (2.00)" in text and "fake 1" in text
+
+
+def test_each_may_have_a_workload_of_its_own():
+    works = {"small": dataclasses.replace(WORK, batch=2), "large": WORK}
+    measured = rounds.measure_each(works, dict.fromkeys(works, fake(1.0)), PLAN, lambda line: None)
+    assert [measured[name]["facts"]["units"] for name in works] == [2, 4]
 
 
 def test_a_new_process_for_every_turn():
