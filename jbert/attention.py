@@ -6,9 +6,9 @@ h heads, e size of a head.
 
 import functools
 import logging
-from collections.abc import Callable
 from typing import Any
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -22,8 +22,10 @@ logger = logging.getLogger("jbert")
 
 # The shortest key length at which `auto` leaves XLA's fused softmax for a flash kernel. Below it
 # the scores are small enough that the kernel's fixed cost decides.
-FLASH_FROM = {"gpu": 256, "tpu": 512}
+FLASH_FROM = {"cudnn": 256, "splash": 512}
 SPLASH_BLOCK = 128
+# Kernels for them multiply no bfloat16, and the fused one asks for more vector memory.
+OLD_TPUS = ("TPU v2", "TPU v3")
 
 
 @struct.dataclass
@@ -48,26 +50,27 @@ def attend(
     *,
     relative: Float[Array, "b h q k"] | None = None,
     head_mask: Float[Array, "h"] | None = None,
-    dropout: Callable[[jax.Array], jax.Array] | None = None,
+    dropout: nn.Dropout | None = None,
     return_weights: bool = False,
     implementation: str = "auto",
 ) -> tuple[Float[Array, "b h q e"], Float[Array, "b h q k"] | None]:
     """softmax((q·k + relative) / sqrt(e)) · v over the visible keys, and the weights if asked."""
     needs_scores = {
         "attention weights were asked for": return_weights,
-        "dropout of attention weights is on": dropout is not None,
         "relative positions add to the scores": relative is not None,
         "a head mask multiplies the weights": head_mask is not None,
         "the mask is causal or per query": not visible.simple,
     }
     reasons = [reason for reason, true in needs_scores.items() if true]
     chosen = choose(implementation, query.dtype.name, query.shape[2], key.shape[2],
-                    query.shape[3], tuple(reasons), visible.segments is not None,
-                    backend.current())  # fmt: skip
+                    query.shape[3], tuple(reasons), dropout is not None,
+                    visible.segments is not None, backend.current(), backend.kind())  # fmt: skip
     if chosen == "cudnn":
         return _cudnn(query, key, value, visible), None
     if chosen == "splash":
         return _splash(query, key, value, visible), None
+    if chosen == "fused":
+        return _fused(query, key, value, visible, dropout), None
     return _xla(query, key, value, visible.mask, relative, head_mask, dropout)
 
 
@@ -79,19 +82,22 @@ def choose(
     k_len: int,
     head_dim: int,
     needs_scores: tuple[str, ...],
+    dropout: bool,
     packed: bool,
     platform: str,
+    device: str = "",
 ) -> str:
     """The implementation for one shape of attention; says once in the log what it chose and why."""
-    for kernel, home in (("cudnn", "gpu"), ("splash", "tpu")):
+    for kernel, home in (("cudnn", "gpu"), ("splash", "tpu"), ("fused", "tpu")):
         if requested == kernel and platform != home:
             raise ValueError(f"attention={kernel!r} needs a {home.upper()}, but this is a "
                              f"{platform.upper()}; use attention='auto', or 'xla', which runs "
                              "everywhere")  # fmt: skip
-    chosen = {"auto": {"gpu": "cudnn", "tpu": "splash"}.get(platform, "xla")}.get(
-        requested, requested
-    )
+    best = {"gpu": "cudnn", "tpu": "fused" if dropout else "splash"}.get(platform, "xla")
+    chosen = best if requested == "auto" else requested
     against = list(needs_scores) if chosen != "xla" else []
+    if dropout and chosen in FLASH_FROM:
+        against.append("dropout of attention weights is on")
     if chosen == "cudnn":
         if dtype not in ("bfloat16", "float16"):
             against.append(f"cuDNN attention has no {dtype}")
@@ -99,9 +105,15 @@ def choose(
             against.append(f"cuDNN attention needs a head size in multiples of 8, not {head_dim}")
     if chosen == "splash" and (q_len % SPLASH_BLOCK or k_len % SPLASH_BLOCK):
         against.append(f"splash attention needs lengths in multiples of {SPLASH_BLOCK}")
-    if requested == "auto" and chosen != "xla":
-        if k_len < FLASH_FROM[platform]:
-            against.append(f"{k_len} keys are fewer than {FLASH_FROM[platform]}")
+    if chosen == "fused":
+        from jbert.fused_attention import why_not
+
+        against += why_not(dtype, q_len, k_len, head_dim)
+    if device in OLD_TPUS and (chosen == "fused" or chosen == "splash" and dtype == "bfloat16"):
+        against.append(f"there is no {chosen} attention in {dtype} for a {device}")
+    if requested == "auto" and chosen in FLASH_FROM:
+        if k_len < FLASH_FROM[chosen]:
+            against.append(f"{k_len} keys are fewer than {FLASH_FROM[chosen]}")
         if chosen == "cudnn" and packed:
             against.append("cuDNN attention would need the dense mask of a packed row")
     if against:
@@ -168,7 +180,7 @@ def _splash(query, key, value, visible: Visible, interpret: bool = False):
 
     b, _, q_len, e = query.shape
     k_len = key.shape[2]
-    query_ids, key_ids = _splash_ids(visible, b, q_len, k_len)
+    query_ids, key_ids = _ids_of(visible, b, q_len, k_len)
     scaled = query * np.asarray(e**-0.5, query.dtype)
 
     def run(q, k, v, query_ids, key_ids):
@@ -185,10 +197,27 @@ def _splash(query, key, value, visible: Visible, interpret: bool = False):
     return attended.astype(value.dtype)
 
 
-def _splash_ids(visible: Visible, b: int, q_len: int, k_len: int):
+def _fused(query, key, value, visible: Visible, dropout, interpret: bool = False):
+    from jbert.fused_attention import attend_fused, streams_of
+
+    b, h, q_len, _ = query.shape
+    query_ids, key_ids = _ids_of(visible, b, q_len, key.shape[2])
+    rate, streams = 0.0, jnp.zeros((b, h, 2), jnp.int32)
+    if dropout is not None:
+        rate = dropout.rate
+        # Drawn for all rows and heads at once: a mesh takes its shares of the same choices.
+        streams = streams_of(dropout.make_rng(dropout.rng_collection), b, h)
+    heads, ids = ("batch", "heads"), ("batch",)
+    arrays = (query, key, value, query_ids, key_ids, streams)
+    run = functools.partial(attend_fused, rate=rate, interpret=interpret)
+    attended: Any = on_own_shares(run, arrays, (heads, heads, heads, ids, ids, heads))
+    return attended
+
+
+def _ids_of(visible: Visible, b: int, q_len: int, k_len: int):
     """Ids such that "same id" means "visible" and no query is left without a key.
 
-    The kernel divides by zero for a query that sees nothing, so padding that sees nothing in the
+    The kernels divide by zero for a query that sees nothing, so padding that sees nothing in the
     dense form attends to other padding here: nobody reads what it computes.
     """
     if visible.segments is not None:

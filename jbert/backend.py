@@ -7,20 +7,27 @@ from collections.abc import Iterator
 
 import jax
 
-_lowering_for: contextvars.ContextVar[str | None] = contextvars.ContextVar(
+_lowering_for: contextvars.ContextVar[tuple[str, str] | None] = contextvars.ContextVar(
     "jbert_lowering_for", default=None
 )
 
 
 def current() -> str:
     """ "cpu", "gpu" or "tpu": the default backend, unless `lowering_for` says otherwise."""
-    return _lowering_for.get() or jax.default_backend()
+    instead = _lowering_for.get()
+    return instead[0] if instead else jax.default_backend()
+
+
+def kind() -> str:
+    """What its devices call themselves, such as "TPU v3"; "" where nobody has said."""
+    instead = _lowering_for.get()
+    return instead[1] if instead else jax.devices()[0].device_kind
 
 
 @contextlib.contextmanager
-def lowering_for(platform: str) -> Iterator[None]:
+def lowering_for(platform: str, kind: str = "") -> Iterator[None]:
     """Trace for a platform this process has no device of, as ahead-of-time compilation does."""
-    token = _lowering_for.set(platform)
+    token = _lowering_for.set((platform, kind))
     try:
         yield
     finally:

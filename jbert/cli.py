@@ -149,7 +149,7 @@ class Plan:
     """Of activations and products; a recipe's own, or bfloat16."""
     remat: Literal["none", "full", "dots", "dots_no_batch"] | None = None
     """What the backward pass computes again."""
-    attention: Literal["auto", "xla", "splash"] | None = None
+    attention: Literal["auto", "xla", "splash", "fused"] | None = None
     """Which implementation."""
     data: int | None = None
     """Devices over which rows are split; by default all that the others leave."""

@@ -1,7 +1,6 @@
 """What `jbert.load` returns: a model with its parameters, tokenizer and devices."""
 
 import dataclasses
-import functools
 import operator
 from collections.abc import Mapping
 from typing import Any
@@ -13,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
+from jbert.compiled import Compiled
 from jbert.config import ModelConfig
 from jbert.execution import Execution
 from jbert.heads import Output
@@ -63,9 +63,10 @@ class Bert:
         inputs = {"input_ids": input_ids, **inputs}
         inputs = {name: value for name, value in inputs.items() if value is not None}
         self._check(inputs)
-        return forward(
-            self.as_read(),
-            self._placed(inputs),
+        params, inputs = self.as_read(), self._placed(inputs)
+        return forward.of(self.config.model_type, params, inputs)(
+            params,
+            inputs,
             module=self.module,
             mesh=self.mesh,
             rules=_hashable(self.rules),
@@ -131,11 +132,7 @@ class Bert:
         return {name: put(name, value) for name, value in inputs.items()}
 
 
-@functools.partial(
-    jax.jit,
-    static_argnames=("module", "mesh", "rules", "output_hidden_states", "output_attentions"),
-)
-def forward(params, inputs, *, module, mesh, rules, output_hidden_states, output_attentions):
+def _forward(params, inputs, *, module, mesh, rules, output_hidden_states, output_attentions):
     with activations_on(mesh, rules if isinstance(rules, str) else dict(rules)):
         return module.apply(
             {"params": params},
@@ -143,6 +140,11 @@ def forward(params, inputs, *, module, mesh, rules, output_hidden_states, output
             output_hidden_states=output_hidden_states,
             output_attentions=output_attentions,
         )
+
+
+forward = Compiled(
+    _forward, ("module", "mesh", "rules", "output_hidden_states", "output_attentions")
+)
 
 
 def _cast_as_read(module: Model, flat: dict[str, Any]) -> Any:

@@ -9,7 +9,7 @@ import pytest
 from tiny import quick_jit
 
 from jbert import backend
-from jbert.attention import Visible, _cudnn, _splash, _splash_ids, _xla, attend, choose
+from jbert.attention import Visible, _cudnn, _ids_of, _splash, _xla, attend, choose
 from jbert.inputs import prepare
 from jbert.models.bert import BertConfig
 from jbert.sharding import activations_on, make_mesh
@@ -17,7 +17,7 @@ from jbert.sharding import activations_on, make_mesh
 B, H, L, E = 3, 2, 128, 8
 REASON = "attention weights were asked for"
 QUIET = {"requested": "auto", "dtype": "bfloat16", "q_len": 512, "k_len": 512, "head_dim": 64,
-         "needs_scores": (), "packed": False}  # fmt: skip
+         "needs_scores": (), "dropout": False, "packed": False}  # fmt: skip
 
 
 @pytest.fixture(autouse=True)
@@ -56,6 +56,22 @@ CHOICES = [
     ({"requested": "splash", "k_len": 128, "q_len": 128}, "tpu", "splash", None),
     ({"requested": "splash", "k_len": 130}, "tpu", "xla", "multiples of 128"),
     ({"requested": "splash", "needs_scores": (REASON,)}, "tpu", "xla", REASON),
+    ({"dropout": True}, "cpu", "xla", None),
+    ({"dropout": True}, "gpu", "xla", "dropout of attention weights is on"),
+    ({"dropout": True}, "tpu", "fused", None),
+    ({"dropout": True, "k_len": 128, "q_len": 128}, "tpu", "fused", None),
+    ({"dropout": True, "packed": True, "dtype": "float32"}, "tpu", "fused", None),
+    ({"dropout": True, "k_len": 130}, "tpu", "xla", "multiples of 128"),
+    ({"dropout": True, "k_len": 2048}, "tpu", "xla", "1024 positions at most"),
+    ({"dropout": True, "needs_scores": (REASON,)}, "tpu", "xla", REASON),
+    ({"dropout": True, "requested": "splash"}, "tpu", "xla", "dropout of attention weights is on"),
+    ({"requested": "fused"}, "tpu", "fused", None),
+    ({"requested": "fused", "head_dim": 60}, "tpu", "xla", "divides 128, not 60"),
+    ({"dropout": True, "device": "TPU v3"}, "tpu", "xla", "no fused attention"),
+    ({"requested": "fused", "device": "TPU v2"}, "tpu", "xla", "no fused attention"),
+    ({"device": "TPU v3"}, "tpu", "xla", "no splash attention in bfloat16 for a TPU v3"),
+    ({"device": "TPU v3", "dtype": "float32"}, "tpu", "splash", None),
+    ({"device": "TPU v5p"}, "tpu", "splash", None),
 ]  # fmt: skip
 
 
@@ -88,8 +104,9 @@ def test_choice_is_logged_once_for_each_shape(caplog):
 
 @pytest.mark.parametrize(
     ("kernel", "platform"),
-    [("cudnn", "cpu"), ("cudnn", "tpu"), ("splash", "cpu"), ("splash", "gpu")],
-)
+    [("cudnn", "cpu"), ("cudnn", "tpu"), ("splash", "cpu"), ("splash", "gpu"), ("fused", "cpu"),
+     ("fused", "gpu")],
+)  # fmt: skip
 def test_kernel_of_another_platform_is_refused(kernel, platform):
     told = (
         f"attention='{kernel}' needs a .PU, but this is a {platform.upper()}; use attention='auto'"
@@ -105,7 +122,10 @@ def test_choice_follows_the_platform_that_is_traced_for():
     # Tracing for the other platform only: compiling this needs a TPU.
     with backend.lowering_for("tpu"):
         assert "pallas_call" in str(jax.make_jaxpr(lambda q: program(q))(q))
-    assert "pallas_call" not in here
+    # For an old one only what it can compute.
+    with backend.lowering_for("tpu", "TPU v3"):
+        old = jax.make_jaxpr(lambda q: program(q) + 1)(q.update(dtype=jnp.bfloat16))
+    assert "pallas_call" not in here and "pallas_call" not in str(old)
     assert "pallas_call" not in str(jax.make_jaxpr(lambda q: program(q) + 0)(q))
 
 
@@ -113,7 +133,6 @@ def test_choice_follows_the_platform_that_is_traced_for():
     ("arguments", "reason"),
     [
         ({"return_weights": True}, "attention weights"),
-        ({"dropout": lambda x: x}, "dropout"),
         ({"relative": jnp.zeros((1, 1, 512, 512))}, "relative positions"),
         ({"head_mask": jnp.ones(1)}, "a head mask"),
         (
@@ -206,11 +225,11 @@ def test_splash_kernel_equals_xla(name):
 
 
 @pytest.mark.parametrize("name", masks())
-def test_splash_ids_agree_with_the_mask_and_leave_no_query_without_a_key(name):
+def test_ids_of_agree_with_the_mask_and_leave_no_query_without_a_key(name):
     # The kernel's own arithmetic for such a query differs between machines.
     given, real = masks(16)[name]
     seen = visible(**given, length=16)
-    query_ids, key_ids = _splash_ids(seen, B, 16, 16)
+    query_ids, key_ids = _ids_of(seen, B, 16, 16)
     same = np.asarray(query_ids)[:, :, None] == np.asarray(key_ids)[:, None, :]
     assert same.any(axis=-1).all()
     mask = np.ones((B, 1, 1, 16), bool) if seen.mask is None else np.asarray(seen.mask)

@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from jbert.compiled import Compiled
 from jbert.inputs import check
 from jbert.loaded import Bert
 from jbert.models.base import PER_TOKEN
@@ -44,7 +45,7 @@ class Runner:
         self.compilations: collections.Counter[tuple] = collections.Counter()
         self._program, self._name, self._left = program, name, left
         self._pad_id = pad_id
-        self._compiled = jax.jit(self._trace, static_argnames=("settings",))
+        self._compiled = Compiled(self._trace, ("settings",))
         # These two read their neighbours, padding included; as segments they do not.
         self._by_segment = bert.config.model_type in ("mobilebert", "convbert")
 
@@ -81,9 +82,9 @@ class Runner:
             inputs = {name: value[:, None] for name, value in inputs.items()}
         inputs = {name: self._placed(value) for name, value in inputs.items()}
         chosen = {name: self._placed(np.asarray(value)[rows]) for name, value in extra.items()}
-        return self._compiled(
-            self.bert.as_read(), inputs, chosen, settings=tuple(sorted(settings.items()))
-        )
+        params = self.bert.as_read()
+        run = self._compiled.of(self.bert.config.model_type, params, inputs)
+        return run(params, inputs, chosen, settings=tuple(sorted(settings.items())))
 
     def _inputs(self, tokens, rows: np.ndarray, length: int) -> dict[str, np.ndarray]:
         config = self.bert.config

@@ -23,38 +23,54 @@ class Count:
 
 
 def count(jaxpr: Any) -> Count:
-    """Of a (closed) jaxpr, into all that it calls; what nobody uses of it is not computed."""
+    """Of a (closed) jaxpr, into all that it calls."""
+    return _count(jaxpr)
+
+
+def used_in(jaxpr: Any) -> list[Any]:
+    """Its equations without those of which nobody uses a result: these are not computed."""
     jaxpr = getattr(jaxpr, "jaxpr", jaxpr)
-    return _count(dce_jaxpr(jaxpr, [True] * len(jaxpr.outvars), instantiate=True)[0])
+    left = dce_jaxpr(jaxpr, [True] * len(jaxpr.outvars), instantiate=True)[0]
+    read = {id(one) for equation in left.eqns for one in equation.invars}
+    read |= {id(one) for one in left.outvars}
+    # JAX itself leaves kernels in, the compiler does not.
+    return [
+        equation
+        for equation in left.eqns
+        if equation.primitive.name != "pallas_call" or any(id(x) in read for x in equation.outvars)
+    ]
 
 
 def _count(jaxpr: Any) -> Count:
-    jaxpr = getattr(jaxpr, "jaxpr", jaxpr)
     flops = kept = widest = 0
-    for equation in jaxpr.eqns:
+    for equation in used_in(jaxpr):
         name, params = equation.primitive.name, equation.params
         flops += _FLOPS.get(name, _none)(equation)
-        inner = [_count(one) for one in _inner(params)]
-        if name == "cond":
+        inner = [_count(one) for one in inner_jaxprs(params)]
+        if name == "pallas_call" and params["cost_estimate"] is not None:
+            flops += params["cost_estimate"].flops
+        elif name == "cond":
             flops += max((one.flops for one in inner), default=0)
         else:
-            flops += _turns(name, params) * sum(one.flops for one in inner)
+            flops += turns(name, params) * sum(one.flops for one in inner)
         kept = max([kept, _stacked(name, equation), *(one.kept for one in inner)])
         if not inner:
-            sizes = (_bytes(out.aval) for out in equation.outvars)
+            sizes = (bytes_of(out.aval) for out in equation.outvars)
             widest = max([widest, *sizes])
         widest = max([widest, *(one.widest for one in inner)])
     return Count(flops, kept, widest)
 
 
-def _inner(params: dict[str, Any]) -> Iterator[Any]:
+def inner_jaxprs(params: dict[str, Any]) -> Iterator[Any]:
+    """What an equation calls."""
     for value in params.values():
         for one in value if isinstance(value, tuple | list) else (value,):
             if hasattr(one, "eqns") or hasattr(one, "jaxpr"):
                 yield one
 
 
-def _turns(name: str, params: dict[str, Any]) -> int:
+def turns(name: str, params: dict[str, Any]) -> int:
+    """How often."""
     if name == "scan":
         return params["length"]
     if name == "pallas_call":
@@ -66,10 +82,10 @@ def _stacked(name: str, equation: Any) -> int:
     """What a forward loop over layers gives besides what it carries on."""
     if name != "scan" or equation.params["reverse"]:
         return 0
-    return sum(_bytes(out.aval) for out in equation.outvars[equation.params["num_carry"] :])
+    return sum(bytes_of(out.aval) for out in equation.outvars[equation.params["num_carry"] :])
 
 
-def _bytes(aval: Any) -> int:
+def bytes_of(aval: Any) -> int:
     itemsize = getattr(getattr(aval, "dtype", None), "itemsize", 0)
     return math.prod(getattr(aval, "shape", ())) * itemsize
 

@@ -24,6 +24,8 @@ class Chip:
     shapes:       of the slices.
     optimal_seconds: whether the compiler's figure of this name has been seen to be plausible.
     megacore:     two cores that work as one device, which the compiler has to be told.
+    cores:        of a device.
+    tile:         rows and columns of a matrix unit.
     """
 
     flops: float
@@ -35,6 +37,8 @@ class Chip:
     devices_per_chip: int = 1
     optimal_seconds: bool = False
     megacore: bool = False
+    cores: int = 1
+    tile: int = 128
 
 
 _SQUARES = ("2x2", "4x4", "4x8", "8x8", "8x16", "16x16", "16x32", "32x32")
@@ -48,14 +52,14 @@ CHIPS: dict[str, Chip] = {
     "v2": Chip(22.5e12, 7.48 * GIB, 350e9, 124e9, 0.70e9, _SQUARES[:6], 2),
     "v3": Chip(61.5e12, 15.48 * GIB, 450e9, 164e9, 0.94e9, _SQUARES, 2),
     "v4": Chip(
-        275e12, 30.75 * GIB, 1228e9, 300e9, 1.05e9, _CUBES, megacore=True
+        275e12, 30.75 * GIB, 1228e9, 300e9, 1.05e9, _CUBES, megacore=True, cores=2
     ),
     "v5e": Chip(197e12, 15.75 * GIB, 819e9, 200e9, 1.50e9, _FLAT),
     "v5p": Chip(
-        459e12, 95.74 * GIB, 2765e9, 600e9, 1.75e9, _CUBES, optimal_seconds=True
+        459e12, 95.74 * GIB, 2765e9, 600e9, 1.75e9, _CUBES, optimal_seconds=True, cores=2
     ),
-    "v6e": Chip(918e12, 31.25 * GIB, 1640e9, 400e9, 1.75e9, _FLAT),
-    "tpu7x": Chip(1153e12, 94.75 * GIB, 3690e9, 600e9, 2.20e9, _CUBES, 2),
+    "v6e": Chip(918e12, 31.25 * GIB, 1640e9, 400e9, 1.75e9, _FLAT, tile=256),
+    "tpu7x": Chip(1153e12, 94.75 * GIB, 3690e9, 600e9, 2.20e9, _CUBES, 2, tile=256),
 }  # fmt: skip
 
 

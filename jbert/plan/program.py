@@ -15,6 +15,7 @@ import jax
 from jax.sharding import Mesh, NamedSharding
 
 from jbert import backend
+from jbert.fused_attention import NAME as FUSED
 from jbert.loaded import abstract_params, forward
 from jbert.models import model_class
 from jbert.plan.arithmetic import Count, count
@@ -22,6 +23,7 @@ from jbert.plan.beside import Attached
 from jbert.plan.cache import Cache
 from jbert.plan.chips import Slice
 from jbert.plan.hlo import Collective, Reading, read
+from jbert.plan.kernels import kernels_of
 from jbert.plan.topology import compiler_version, devices_of
 from jbert.plan.work import PREDICTING, Work
 from jbert.sharding import make_mesh, param_shardings
@@ -79,7 +81,8 @@ class Facts:
 def traced(work: Work, devices: list[Any]) -> Any:
     """The library's own step on abstract arrays, traced for a TPU."""
     mesh = make_mesh(work.mesh.data, work.mesh.fsdp, work.mesh.tensor, devices)
-    with backend.lowering_for("tpu"):
+    kind = devices[0].device_kind if devices[0].platform == "tpu" else ""
+    with backend.lowering_for("tpu", kind):
         return _train_step(work, mesh) if work.train else _forward_pass(work, mesh)
 
 
@@ -116,7 +119,7 @@ def _forward_pass(work: Work, mesh: Mesh) -> Any:
         return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
 
     params = jax.tree.map(placed, abstract_params(module), shardings)
-    return forward.trace(
+    return forward.plain.trace(
         params, work.inputs(mesh), module=module, mesh=mesh, rules=work.mesh.rules,
         output_hidden_states=None, output_attentions=None,
     )  # fmt: skip
@@ -162,6 +165,13 @@ def _counted(work: Work) -> Count:
     return count(traced(work, jax.devices("cpu")[:1]).jaxpr)
 
 
+def kernel_seconds(work: Work, wanted: Slice) -> float:
+    """Of Pallas' kernels in a step, on each device, by estimate."""
+    jaxpr = traced(_alone(work), jax.devices("cpu")[:1]).jaxpr
+    found = kernels_of(jaxpr, wanted.chip.tile)
+    return sum(times * one.seconds(wanted) for times, one in found)
+
+
 def compiled(work: Work, wanted: Slice, cache: Cache, say: bool = True) -> Facts:
     """What the TPU compiler says of the step on a slice; from the cache where that is known."""
     compiler = compiler_version()
@@ -169,7 +179,7 @@ def compiled(work: Work, wanted: Slice, cache: Cache, say: bool = True) -> Facts
     with _progress(f"{work.name} for {wanted.name}: tracing", say):
         lowered = traced(work, devices).lower()
     text = lowered.as_text()
-    kernel = "splash" if KERNEL in text else "xla"
+    kernel = "fused" if FUSED in text else "splash" if KERNEL in text else "xla"
     key = cache.key(text, wanted.name, compiler, jax.__version__)
     if known := cache.get(key):
         return Facts.from_json(known)

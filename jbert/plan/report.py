@@ -134,8 +134,11 @@ def _times(wanted: Slice, facts: Facts, prediction: Prediction) -> Iterator[str]
     yield f"            ({shares})"
     if None in reading.loops:
         yield "            a loop was counted once, whose length the program does not tell"
-    if facts.attention == "splash":
-        yield "            (the attention kernel is left out, of which the compiler says nothing)"
+    if facts.attention != "xla":
+        yield (
+            f"            {_ms(prediction.kernels)} of {facts.attention} attention by jbert's own "
+            "estimate: the compiler states no cycles for kernels"
+        )
     yield f"            {_ms(prediction.links)} of collectives, where nothing hides them"
     yield (
         f"            {_ms(roofline.seconds())} roofline: arithmetic {_ms(roofline.arithmetic)}, "

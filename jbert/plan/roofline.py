@@ -10,7 +10,7 @@ from jbert.loaded import abstract_params
 from jbert.plan.arithmetic import Count
 from jbert.plan.chips import Slice
 from jbert.plan.hlo import Collective
-from jbert.plan.program import Facts, attached_to, counted, useful_flops
+from jbert.plan.program import Facts, attached_to, counted, kernel_seconds, useful_flops
 from jbert.plan.work import Work, mesh_sizes
 from jbert.sharding import make_mesh
 
@@ -44,11 +44,13 @@ class Prediction:
     """A compiled step, in seconds.
 
     cycles:      the compiler's estimate of every operation, added up; 0 where it states none.
+    kernels:     what Pallas' kernels take, by jbert's own estimate: these have no cycles.
     links:       its collectives at the links' speed, if nothing else goes on meanwhile.
     optimal:     the compiler's estimate of the whole, or None and then `why_not`.
     """
 
     cycles: float
+    kernels: float
     links: float
     roofline: Roofline
     optimal: float | None
@@ -57,7 +59,7 @@ class Prediction:
     useful: int
 
     def step(self) -> float:
-        return max(self.cycles + self.links, self.roofline.seconds())
+        return max(self.cycles + self.kernels + self.links, self.roofline.seconds())
 
 
 def predict(work: Work, wanted: Slice, facts: Facts) -> Prediction:
@@ -70,7 +72,8 @@ def predict(work: Work, wanted: Slice, facts: Facts) -> Prediction:
     why_not = why_not_optimal(wanted, facts, roofline)
     optimal = None if why_not else optimal_seconds(facts)
     cycles = reading.cycles / chip.clock
-    return Prediction(cycles, links, roofline, optimal, why_not, flops, useful)
+    kernels = kernel_seconds(work, wanted) if facts.attention != "xla" else 0.0
+    return Prediction(cycles, kernels, links, roofline, optimal, why_not, flops, useful)
 
 
 def optimal_seconds(facts: Facts) -> float:
