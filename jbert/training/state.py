@@ -52,7 +52,8 @@ def to_flat(state: State) -> dict[str, jax.Array]:
     flat: dict[str, jax.Array] = {}
     for name, value in _named(state._replace(fixed=None)).items():
         if _is_stacked(name):
-            layers = _split(value)
+            # One at a time: many collectives at once can starve each other of a CPU's threads.
+            layers = jax.block_until_ready(_split(value))
             flat |= {_of_layer(name, i): layer for i, layer in enumerate(layers)}
         else:
             flat[name] = value
