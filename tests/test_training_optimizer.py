@@ -106,6 +106,29 @@ def test_lamb_leaves_a_parameter_of_zeros_able_to_move():
     np.testing.assert_allclose(new["classifier/bias"], [-0.1, 0.1, 0.0], rtol=1e-4)
 
 
+@pytest.mark.parametrize("name", ["adamw", "lamb"])
+def test_what_is_not_finite_changes_nothing(name):
+    optimizer, params = make(name=name), values(0)
+    state = optimizer.init(params)
+    spoilt = {path: value * jnp.nan for path, value in values(1).items()}
+    new, after = optimizer.update(spoilt, state, params, finite=jnp.array(False))
+    jax.tree.map(np.testing.assert_array_equal, (new, after), (params, state))
+
+
+def test_the_state_is_updated_where_it_lies():
+    optimizer = make(name="adamw")
+    params = {"classifier/kernel": jnp.zeros((512, 512))}
+
+    def step(state, params, grads):
+        finite = jnp.isfinite(grads["classifier/kernel"]).all()
+        # In the order of the arguments, whose memory the results take over.
+        return optimizer.update(grads, state, params, finite=finite)[::-1]
+
+    compiled = jax.jit(step, donate_argnums=(0, 1)).lower(optimizer.init(params), params, params)
+    temporary = compiled.compile().memory_analysis().temp_size_in_bytes
+    assert temporary < params["classifier/kernel"].nbytes / 2
+
+
 # -- schedules --------------------------------------------------------------------------------
 
 

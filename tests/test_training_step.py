@@ -261,7 +261,7 @@ class Draws:
     def trainable(self, params):
         return params
 
-    def update(self, grads, state, params, scaled):
+    def update(self, grads, state, params, scaled, finite):
         return grads, state
 
     def learning_rate(self, count):

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from jbert import backend
 from jbert.stack import SCANNED
 from jbert.training.config import OptimizerConfig, RunError
 
@@ -64,18 +65,20 @@ class Optimizer:
         state: Flat,
         params: Flat,
         scaled: Callable[[str, int], Any] | None = None,
+        finite: Any = True,
     ) -> tuple[Flat, Flat]:
         """New values of the trained parameters, and the new state.
 
         scaled: what else multiplies the learning rate of a parameter, by its name and dimensions.
+        finite: whether there is anything new; if not all stays as it is.
         """
         rate = self.learning_rate(state["count"])
-        moments: Any = optax.ScaleByAdamState(**state)
-        directions: Any
-        directions, moments = self._moments().update(self.clipped(grads), moments)
+        before: Any = optax.ScaleByAdamState(**state)
+        moments: Any = self._moments().update(self.clipped(grads), before)[1]
+        moments = written(only_if(finite, moments, before))
         new = {}
-        for path, direction in directions.items():
-            value = params[path]
+        for path in grads:
+            value, direction = params[path], self._direction(moments, path)
             if self.config.weight_decay and is_decayed(path):
                 direction = direction + self.config.weight_decay * value
             if self.config.name == "lamb":
@@ -84,7 +87,14 @@ class Optimizer:
             if scaled is not None:
                 scale = scale * scaled(path, value.ndim)
             new[path] = (value - rate * scale * direction).astype(value.dtype)
-        return new, moments._asdict()
+        return only_if(finite, new, {path: params[path] for path in new}), moments._asdict()
+
+    def _direction(self, moments: Any, path: str) -> jax.Array:
+        """Adam's mean over the root of its mean of squares, both freed of having begun at zero."""
+        config = self.config
+        mean = moments.mu[path] / (1 - config.beta1**moments.count)
+        square = moments.nu[path] / (1 - config.beta2**moments.count)
+        return mean / (jnp.sqrt(square) + config.epsilon)
 
     def clipped(self, grads: Flat) -> Flat:
         limit = self.config.max_grad_norm
@@ -135,6 +145,19 @@ class Optimizer:
 
     def _moments(self) -> optax.GradientTransformation:
         return optax.scale_by_adam(self.config.beta1, self.config.beta2, self.config.epsilon)
+
+
+def only_if(finite: Any, new: Any, old: Any) -> Any:
+    return jax.tree.map(lambda a, b: jnp.where(finite, a, b), new, old)
+
+
+def written(new: Any) -> Any:
+    """The same, in memory before anything is made of it.
+
+    On a CPU XLA would compute it once more wherever it is used, from the old values, which it would
+    have to copy then, as the new ones take their place. Elsewhere it does all of that in one loop.
+    """
+    return jax.lax.optimization_barrier(new) if backend.current() == "cpu" else new
 
 
 def global_norm(grads: Flat) -> jax.Array:

@@ -17,7 +17,7 @@ from jbert.data.batches import WEIGHTS
 from jbert.heads import Output
 from jbert.losses import Term, terms
 from jbert.models.base import Model
-from jbert.training.optimizer import Flat, Optimizer, global_norm
+from jbert.training.optimizer import Flat, Optimizer, global_norm, only_if, written
 from jbert.trees import unflatten
 
 Batch = Mapping[str, jax.Array]
@@ -134,18 +134,17 @@ class TrainStep:
             rate = functools.partial(self.objective.rate, state.step)
         gradients, parts = now._gradients(trained, params, batch, key)
         norm = global_norm(gradients)
-        new, opt_state = self.optimizer.update(gradients, state.opt_state, state.params, rate)
-        average = state.average
-        if average is not None:
-            keep = self.optimizer.config.ema
-            average = jax.tree.map(lambda a, p: keep * a + (1 - keep) * p, average, new)
         # One bad gradient would spoil every parameter for good; the loop stops the run when it
         # hears of it, and until then the state stays what it was.
         finite = jnp.isfinite(norm) & jnp.isfinite(jnp.stack([p.mean() for p in parts])).all()
-        old = (trained, state.opt_state, state.average)
-        new, opt_state, average = jax.tree.map(
-            lambda a, b: jnp.where(finite, a, b), (new, opt_state, average), old
+        new, opt_state = self.optimizer.update(
+            gradients, state.opt_state, state.params, rate, finite
         )
+        average = state.average
+        if average is not None:
+            keep, new = self.optimizer.config.ema, written(new)
+            moved = jax.tree.map(lambda a, p: keep * a + (1 - keep) * p, average, new)
+            average = only_if(finite, moved, average)
         figures = {
             "terms": parts,
             "grad_norm": norm,
