@@ -18,6 +18,7 @@ from jbert.models import config_from_dict
 from jbert.pipelines.buckets import make_buckets
 from jbert.pipelines.runner import Runner
 from jbert.training.config import OptimizerConfig
+from jbert.training.freed_memory import keep_freed_memory
 from jbert.training.optimizer import Optimizer
 from jbert.training.prng import choose_prng
 from jbert.training.step import State, TaskObjective, TrainStep
@@ -40,6 +41,8 @@ class JbertSide:
 
     def build(self, work: Workload) -> Any:
         kinds = {"encode": Encode, "ragged": Ragged, "distill": Distill}
+        if work.kind not in ("encode", "ragged"):
+            keep_freed_memory()  # as the commands that train do
         return kinds.get(work.kind, Train)(work)
 
 

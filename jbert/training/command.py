@@ -13,6 +13,7 @@ from typing import Any
 
 from jbert.pipelines.compile_cache import enable_compile_cache
 from jbert.training.config import RunConfig, RunError
+from jbert.training.freed_memory import keep_freed_memory
 
 logger = logging.getLogger("jbert")
 
@@ -36,6 +37,7 @@ def main(
     argv = [word for word in argv if word != "--debug"]
     _talk()
     enable_compile_cache()
+    keep_freed_memory()
     try:
         config = parse(kind, prog, argv, explain)
         print_figures(run(config))
