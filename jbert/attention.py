@@ -85,7 +85,7 @@ def choose(
     dropout: bool,
     packed: bool,
     platform: str,
-    device: str = "",
+    device: str,
 ) -> str:
     """The implementation for one shape of attention; says once in the log what it chose and why."""
     for kernel, home in (("cudnn", "gpu"), ("splash", "tpu"), ("fused", "tpu")):
@@ -106,6 +106,7 @@ def choose(
     if chosen == "splash" and (q_len % SPLASH_BLOCK or k_len % SPLASH_BLOCK):
         against.append(f"splash attention needs lengths in multiples of {SPLASH_BLOCK}")
     if chosen == "fused":
+        # Pallas, which takes a moment to import, is only for those who have a TPU.
         from jbert.fused_attention import why_not
 
         against += why_not(dtype, q_len, k_len, head_dim)

@@ -8,15 +8,21 @@ import jax.numpy as jnp
 
 ATTENTION = ("auto", "xla", "cudnn", "splash", "fused")
 ATTENDED = "attended"  # under this name a kernel's results may be kept
-_kept = jax.checkpoint_policies.save_from_both_policies
-# As small as a projection, and dearer to compute again.
-_attended = jax.checkpoint_policies.save_only_these_names(ATTENDED)
+
+
+def _and_attended(policy: Any) -> Any:
+    """What `policy` keeps and what a kernel has attended to, which is as small as a projection and
+    dearer to compute again."""
+    attended = jax.checkpoint_policies.save_only_these_names(ATTENDED)
+    return jax.checkpoint_policies.save_from_both_policies(policy, attended)
+
+
 # What the backward pass keeps from each layer; everything else is computed again.
 REMAT_POLICIES = {
     "none": None,  # keep every intermediate: no rematerialisation
     "full": jax.checkpoint_policies.nothing_saveable,
-    "dots": _kept(jax.checkpoint_policies.dots_saveable, _attended),
-    "dots_no_batch": _kept(jax.checkpoint_policies.dots_with_no_batch_dims_saveable, _attended),
+    "dots": _and_attended(jax.checkpoint_policies.dots_saveable),
+    "dots_no_batch": _and_attended(jax.checkpoint_policies.dots_with_no_batch_dims_saveable),
 }
 DTYPES = ("float32", "bfloat16", "float16")
 

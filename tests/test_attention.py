@@ -17,7 +17,7 @@ from jbert.sharding import activations_on, make_mesh
 B, H, L, E = 3, 2, 128, 8
 REASON = "attention weights were asked for"
 QUIET = {"requested": "auto", "dtype": "bfloat16", "q_len": 512, "k_len": 512, "head_dim": 64,
-         "needs_scores": (), "dropout": False, "packed": False}  # fmt: skip
+         "needs_scores": (), "dropout": False, "packed": False, "device": ""}  # fmt: skip
 
 
 @pytest.fixture(autouse=True)

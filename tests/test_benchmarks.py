@@ -4,6 +4,7 @@ import dataclasses
 import json
 import math
 import shutil
+import subprocess
 import sys
 
 import numpy as np
@@ -205,6 +206,20 @@ def test_lines_and_checks():
     assert growth.Check("", 1.0, most=1.0).holds() and not growth.Check("", 1.1, most=1.0).holds()
     assert not growth.Check("", 0.8, least=0.9).holds()
     assert not growth.Check("", math.nan, most=1.0).holds()
+
+
+def test_a_profile_tells_products_from_the_rest_by_what_they_are_for():
+    command = [sys.executable, "-m", "benchmarks.profile", "D", "--match", "bert-base", "--tiny"]
+    done = subprocess.run(
+        [*command, "--calls", "2"], capture_output=True, text=True, check=True, timeout=300
+    )
+    rows = [line.strip("| ").split(" | ") for line in done.stdout.splitlines() if "%" in line]
+    shares = {part: tuple(float(x.rstrip("%")) for x in two) for part, *two in rows}
+    assert sum(shares.pop("all")) == pytest.approx(100, abs=0.2)
+    assert sum(map(sum, shares.values())) == pytest.approx(100, abs=2)
+    assert {"attention", "feed-forward", "dropout", "optimizer"} <= shares.keys()
+    assert shares["feed-forward"][0] > 0 and shares["attention"][0] > 0
+    assert shares["dropout"][0] == 0 and shares["optimizer"][1] > 0
 
 
 def test_a_table_goes_between_its_marks(tmp_path):

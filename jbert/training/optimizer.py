@@ -14,7 +14,6 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jbert import backend
 from jbert.stack import SCANNED
 from jbert.training.config import OptimizerConfig, RunError
 
@@ -75,7 +74,9 @@ class Optimizer:
         rate = self.learning_rate(state["count"])
         before: Any = optax.ScaleByAdamState(**state)
         moments: Any = self._moments().update(self.clipped(grads), before)[1]
-        moments = written(only_if(finite, moments, before))
+        # Chosen before anything is made of them: chosen afterwards, old and new ones would both be
+        # needed until the end, and XLA would copy the old ones of every parameter.
+        moments = only_if(finite, moments, before)
         new = {}
         for path in grads:
             value, direction = params[path], self._direction(moments, path)
@@ -149,15 +150,6 @@ class Optimizer:
 
 def only_if(finite: Any, new: Any, old: Any) -> Any:
     return jax.tree.map(lambda a, b: jnp.where(finite, a, b), new, old)
-
-
-def written(new: Any) -> Any:
-    """The same, in memory before anything is made of it.
-
-    On a CPU XLA would compute it once more wherever it is used, from the old values, which it would
-    have to copy then, as the new ones take their place. Elsewhere it does all of that in one loop.
-    """
-    return jax.lax.optimization_barrier(new) if backend.current() == "cpu" else new
 
 
 def global_norm(grads: Flat) -> jax.Array:

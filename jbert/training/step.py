@@ -17,7 +17,7 @@ from jbert.data.batches import WEIGHTS
 from jbert.heads import Output
 from jbert.losses import Term, terms
 from jbert.models.base import Model
-from jbert.training.optimizer import Flat, Optimizer, global_norm, only_if, written
+from jbert.training.optimizer import Flat, Optimizer, global_norm, only_if
 from jbert.trees import unflatten
 
 Batch = Mapping[str, jax.Array]
@@ -142,7 +142,7 @@ class TrainStep:
         )
         average = state.average
         if average is not None:
-            keep, new = self.optimizer.config.ema, written(new)
+            keep = self.optimizer.config.ema
             moved = jax.tree.map(lambda a, p: keep * a + (1 - keep) * p, average, new)
             average = only_if(finite, moved, average)
         figures = {
