@@ -1,10 +1,10 @@
-"""Where a call's time goes: XLA's own profile of jbert's side of a workload.
+"""Where a call's time goes on a CPU: XLA's own profile of jbert's side of a workload.
 
     python -m benchmarks.profile CELL [--match TEXT] [--calls 8] [--tiny]
 
-Matrix products are told apart from everything else, by what they are for. Operations that a CPU
-runs side by side take its cores from each other, and each is counted for as long as it took: the
-shares are of their sum.
+Matrix products are told apart from everything else, by what they are for. Operations that run side
+by side take the cores from each other, and each is counted for as long as it took: the shares are
+of their sum.
 """
 
 import argparse
@@ -22,11 +22,9 @@ import jax
 from benchmarks.cells import CELLS
 from benchmarks.sides.with_jbert import JbertSide
 from benchmarks.workloads import Workload
-from jbert.plan.hlo import part_of
+from jbert.plan.hlo import part_of, scopes_of
 
-_INSTRUCTION = re.compile(r"^\s+(?:ROOT )?%?([\w.\-]+) = ")
 _MODULE = re.compile(r"^HloModule ([\w.\-<>]+)")
-_SCOPE = re.compile(r'op_name="([^"]*)"')
 _PRODUCT = re.compile(r"dot_general|->[a-z]+$|/transpose$")
 
 
@@ -41,8 +39,9 @@ def main() -> None:
         # Before JAX starts, which reads it once.
         dump = f"--xla_dump_to={directory} --xla_dump_hlo_as_text"
         os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {dump}"
-        works = CELLS[arguments.cell].make(jax.default_backend() != "cpu")
-        for work in works:
+        if jax.default_backend() != "cpu":
+            parser.error("products are known by their names on a CPU alone: JAX_PLATFORMS=cpu")
+        for work in CELLS[arguments.cell].make(False):
             if arguments.match in work.name:
                 work = dataclasses.replace(work, tiny=arguments.tiny)
                 tell(work, profile(work, arguments.calls, Path(directory)), arguments.calls)
@@ -83,12 +82,9 @@ def read_scopes(dumped: Path) -> dict[tuple[str, str], str]:
     """What each operation of each program was traced in."""
     found = {}
     for path in dumped.glob("*after_optimizations.txt"):
-        module = ""
-        for line in path.read_text(encoding="utf-8").splitlines():
-            if named := _MODULE.match(line):
-                module = named[1]
-            elif (instruction := _INSTRUCTION.match(line)) and (scope := _SCOPE.search(line)):
-                found[module, instruction[1]] = scope[1]
+        text = path.read_text(encoding="utf-8")
+        if named := _MODULE.match(text):
+            found |= {(named[1], name): scope for name, scope in scopes_of(text).items()}
     return found
 
 

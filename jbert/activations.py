@@ -15,8 +15,8 @@ ActivationField = str | Activation
 
 def _gelu(approximate: bool) -> Activation:
     plain = functools.partial(jax.nn.gelu, approximate=approximate)
-    # A CPU would keep each of its steps for the backward pass, and takes longer to read them than
-    # to make them again. The compilers of accelerators choose for themselves.
+    # On a CPU XLA would keep several of its steps for the backward pass, each as large as what it
+    # is given; to make them again takes no longer. Compilers of accelerators choose for themselves.
     again = jax.checkpoint(plain)
     return lambda x: again(x) if backend.current() == "cpu" else plain(x)
 

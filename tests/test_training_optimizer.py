@@ -126,7 +126,7 @@ def test_a_step_copies_no_moments():
 
     compiled = jax.jit(step, donate_argnums=(0, 1)).lower(optimizer.init(params), params, params)
     temporary = compiled.compile().memory_analysis().temp_size_in_bytes
-    # A gradient may need room, both moments may not.
+    # None with jaxlib 0.10, one array with 0.7. Two with either, were moments copied.
     assert temporary < 1.5 * params["classifier/kernel"].nbytes
 
 

@@ -153,6 +153,12 @@ def _group(line: str, devices: int) -> int:
     return devices
 
 
+def scopes_of(text: str) -> dict[str, str]:
+    """What each operation of a compiled program was traced in."""
+    lines = text.splitlines()
+    return {found[1]: _scope(line) for line in lines if (found := _INSTRUCTION.match(line))}
+
+
 def _scope(line: str) -> str:
     match = _SCOPE.search(line)
     return match[1] if match else ""

@@ -13,11 +13,10 @@ _TRIM_THRESHOLD, _MMAP_MAX = -1, -4
 def keep_freed_memory() -> bool:
     """For a process that is to train, before it computes anything; False where it has no effect.
 
-    A step on a CPU takes its temporary memory in one piece of hundreds of megabytes. glibc maps
-    such a piece anew each time and the kernel clears its pages one by one, which takes BERT-base's
-    training step a fifth of its time or more. What is freed on the heap stays instead; of the
-    threads only the one that runs the program has a heap without limits, so that is where steps
-    are run, instead of in one of JAX's own.
+    A step on a CPU takes its temporary memory in one piece. glibc maps such a piece anew each time
+    and the kernel clears its pages one by one. What is freed on the heap stays instead; of the
+    threads only the one that runs the program has a heap without limits, so that is where steps are
+    run, instead of in one of JAX's own.
     """
     if not sys.platform.startswith("linux") or any(n.startswith("MALLOC_") for n in os.environ):
         return False  # of those who set glibc's own variables we know less than they do

@@ -75,7 +75,7 @@ class Optimizer:
         before: Any = optax.ScaleByAdamState(**state)
         moments: Any = self._moments().update(self.clipped(grads), before)[1]
         # Chosen before anything is made of them: chosen afterwards, old and new ones would both be
-        # needed until the end, and XLA would copy the old ones of every parameter.
+        # needed until the end, and XLA would copy the old ones.
         moments = only_if(finite, moments, before)
         new = {}
         for path in grads:
