@@ -8,7 +8,6 @@ import functools
 import logging
 from typing import Any
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -16,6 +15,7 @@ from flax import struct
 from jaxtyping import Array, Bool, Float, Int
 
 from jbert import backend
+from jbert.dropout import Dropout
 from jbert.sharding import on_own_shares
 
 logger = logging.getLogger("jbert")
@@ -50,7 +50,7 @@ def attend(
     *,
     relative: Float[Array, "b h q k"] | None = None,
     head_mask: Float[Array, "h"] | None = None,
-    dropout: nn.Dropout | None = None,
+    dropout: Dropout | None = None,
     return_weights: bool = False,
     implementation: str = "auto",
 ) -> tuple[Float[Array, "b h q e"], Float[Array, "b h q k"] | None]:
@@ -199,15 +199,14 @@ def _splash(query, key, value, visible: Visible, interpret: bool = False):
 
 
 def _fused(query, key, value, visible: Visible, dropout, interpret: bool = False):
-    from jbert.fused_attention import attend_fused, streams_of
+    from jbert.fused_attention import attend_fused
 
     b, h, q_len, _ = query.shape
     query_ids, key_ids = _ids_of(visible, b, q_len, key.shape[2])
     rate, streams = 0.0, jnp.zeros((b, h, 2), jnp.int32)
     if dropout is not None:
         rate = dropout.rate
-        # Drawn for all rows and heads at once: a mesh takes its shares of the same choices.
-        streams = streams_of(dropout.make_rng(dropout.rng_collection), b, h)
+        streams = dropout.streams(query.shape)
     heads, ids = ("batch", "heads"), ("batch",)
     arrays = (query, key, value, query_ids, key_ids, streams)
     run = functools.partial(attend_fused, rate=rate, interpret=interpret)

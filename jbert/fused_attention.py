@@ -19,8 +19,9 @@ import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float, Int
 
+from jbert.dropout import FIRST, least, mixed, wrapped
 from jbert.execution import ATTENDED
 
 LANES = 128
@@ -306,47 +307,12 @@ def _scores(keys: Array, asked: Array, visible: Array, kind: _Kind) -> Array:
 # -- dropout --------------------------------------------------------------------------------
 
 
-def streams_of(rng: Any, b: int, heads: int) -> Int[Array, "b h 2"]:
-    """What tells the choices of one row and head from those of all others."""
-    bits = jax.random.bits(rng, (b, heads, 2), jnp.uint32)
-    return jax.lax.bitcast_convert_type(bits, jnp.int32)
-
-
-def kept(
-    streams: Int[Array, "b h 2"], q_len: int, k_len: int, rate: float
-) -> Bool[Array, "b h q k"]:
-    """The weights that the kernel keeps."""
-    place = jnp.arange(q_len, dtype=jnp.int32)[:, None] * k_len
-    place = (place + jnp.arange(k_len, dtype=jnp.int32)[None, :])[None, None]
-    first, second = (streams[:, :, i, None, None] for i in range(2))
-    return _hash(place * _FIRST + first, second) >= _threshold(rate)
-
-
 def _stay(streams, head: Any, first_query: Any, shape: tuple[int, int], rate: float) -> Array:
     k_len, queries = shape
     # One register of eight keys, from which the others differ by a constant: an addition each.
     tile = (8, queries)
-    place = jax.lax.broadcasted_iota(jnp.int32, tile, 1) * _int32(k_len * _FIRST)
-    place = place + jax.lax.broadcasted_iota(jnp.int32, tile, 0) * _FIRST
-    place = place + (first_query * k_len * _FIRST + streams[0, 0, 2 * head])
-    eights = [place + _int32(8 * i * _FIRST) for i in range(k_len // 8)]
-    return _hash(jnp.concatenate(eights), streams[0, 0, 2 * head + 1]) >= _threshold(rate)
-
-
-def _int32(x: int) -> int:
-    return (x + 2**31) % 2**32 - 2**31
-
-
-# Odd factors that spread a bit over all higher ones (those of MurmurHash3 and xxHash).
-_FIRST, _SECOND, _THIRD = _int32(0x9E3779B1), _int32(0x85EBCA6B), _int32(0xC2B2AE35)
-
-
-def _hash(x: Array, second: Any) -> Array:
-    """A permutation of 32 bits for each `second`, so that a rate is exact; the highest are best."""
-    x = (x ^ jax.lax.shift_right_logical(x, jnp.full_like(x, 16)) ^ second) * _SECOND
-    return (x ^ jax.lax.shift_right_logical(x, jnp.full_like(x, 15))) * _THIRD
-
-
-def _threshold(rate: float) -> int:
-    """The least hash that is kept, of numbers with a sign."""
-    return min(round(rate * 2**32), 2**32 - 1) - 2**31
+    place = jax.lax.broadcasted_iota(jnp.int32, tile, 1) * wrapped(k_len * FIRST)
+    place = place + jax.lax.broadcasted_iota(jnp.int32, tile, 0) * FIRST
+    place = place + (first_query * k_len * FIRST + streams[0, 0, 2 * head])
+    eights = [place + wrapped(8 * i * FIRST) for i in range(k_len // 8)]
+    return mixed(jnp.concatenate(eights), streams[0, 0, 2 * head + 1]) >= least(rate)

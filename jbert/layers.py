@@ -17,6 +17,7 @@ from jaxtyping import Array, Float, Int
 from jbert import backend
 from jbert.activations import ActivationField, activation
 from jbert.attention import Visible, attend
+from jbert.dropout import Dropout
 from jbert.execution import Execution
 from jbert.parameters import bias_of, kernel_of, normal, weight
 from jbert.sharding import constrain
@@ -323,7 +324,7 @@ def weight_dropout(rate: float, context: Context):
     """Dropout of attention weights, or None while it is off, so that flash kernels may be used."""
     if context.deterministic or rate == 0.0:
         return None
-    return nn.Dropout(rate, deterministic=False)
+    return Dropout(rate, leading=2)
 
 
 class FeedForward(nn.Module):

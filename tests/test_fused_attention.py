@@ -9,12 +9,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny
-from tiny import quick_jit
 
 from jbert import attention, backend, fused_attention
 from jbert.attention import Visible, _xla, choose
+from jbert.dropout import Dropout, kept, streams_of
 from jbert.execution import Execution
-from jbert.fused_attention import attend_fused, kept, streams_of, why_not
+from jbert.fused_attention import attend_fused, why_not
 from jbert.sharding import activations_on, make_mesh
 
 RATE = 0.1
@@ -33,12 +33,12 @@ def normal(*shape, seed, dtype="float32"):
 
 
 def streams(b, heads, seed=0):
-    return streams_of(jax.random.key(seed), b, heads)
+    return streams_of(jax.random.key(seed), (b, heads))
 
 
 def plainly(q, k, v, mask, chosen, rate):
     def dropout(weights):
-        stay = kept(chosen, q.shape[2], k.shape[2], rate)
+        stay = kept(chosen, (q.shape[2], k.shape[2]), rate)
         return jnp.where(stay, weights / (1.0 - rate), 0).astype(weights.dtype)
 
     return _xla(q, k, v, mask, None, None, dropout if rate else None)[0]
@@ -59,7 +59,7 @@ def assert_alike(q, k, v, query_ids, key_ids, rate, tolerance, real=None):
         scalar = lambda *a: jnp.sum(function(*a).astype(jnp.float32) * weight)  # noqa: E731
         return function(*inputs), *jax.grad(scalar, (0, 1, 2))(*inputs)
 
-    @quick_jit
+    @jax.jit
     def run(q, k, v):
         wide = (x.astype(jnp.float32) for x in (q, k, v))
         plain = functools.partial(plainly, mask=mask, chosen=chosen, rate=rate)
@@ -129,69 +129,6 @@ def test_only_what_is_visible_is_seen(name):
     assert_alike(q, k, v, query_ids, key_ids, RATE, 2e-6, real=ids > 0)
 
 
-# -- which weights are dropped --------------------------------------------------------------
-
-
-@pytest.mark.parametrize("rate", [0.0, 0.1, 0.5, 0.9, 1e-3])
-def test_as_many_are_dropped_as_the_rate_says(rate):
-    stay = np.asarray(kept(streams(4, 4), 256, 256, rate))
-    deviation = np.sqrt(rate * (1 - rate) / stay.size)
-    assert abs(1 - stay.mean() - rate) <= 4 * deviation
-    # No row, head, query or key is spared or singled out.
-    for axis in range(4):
-        others = tuple(i for i in range(4) if i != axis)
-        share = 1 - stay.mean(axis=others)
-        assert np.abs(share - rate).max() <= 5 * deviation * np.sqrt(share.size)
-
-
-def test_the_rate_is_exact_over_all_the_numbers_that_there_are():
-    from jbert.fused_attention import _hash, _threshold
-
-    # A hash of 32 bits that never meets itself takes every number once.
-    some = jnp.arange(2**20, dtype=jnp.int32) * 4093
-    assert len(np.unique(_hash(some, jnp.int32(77)))) == 2**20
-    for rate in (0.0, 0.1, 0.5, 1 / 3):
-        assert (_threshold(rate) + 2**31) / 2**32 == pytest.approx(rate, abs=2**-32)
-
-
-def test_no_two_weights_of_a_map_are_dropped_together_more_often_than_by_chance():
-    # Of the map and itself moved by any number of queries and keys.
-    rate, n = 0.1, 256
-    stay = np.asarray(kept(streams(2, 4), n, n, rate)).reshape(-1, n, n) - (1 - rate)
-    together = np.fft.irfft2(np.abs(np.fft.rfft2(stay)) ** 2) / (n * rate * (1 - rate))
-    together[:, 0, 0] = 0
-    assert np.abs(together).max() < 6
-    assert np.abs(together.sum(0) / np.sqrt(len(stay))).max() < 5.5
-    assert together.std() < 1.01
-
-
-def test_rows_heads_seeds_and_squares_are_independent():
-    dropped = 0.5 - np.asarray(kept(streams(3, 4), 256, 256, 0.5), np.float32)
-    other = 0.5 - np.asarray(kept(streams(3, 4, seed=1), 256, 256, 0.5), np.float32)
-    # Corners of squares: what a hash that mixes queries and keys too little gives away.
-    upper, lower = dropped[:, :, :-1], dropped[:, :, 1:]
-    squares = upper[..., :-1] * upper[..., 1:] * lower[..., :-1] * lower[..., 1:]
-    pairs = {
-        "seeds": dropped * other,
-        "rows": dropped[1:] * dropped[:-1],
-        "heads": dropped[:, 1:] * dropped[:, :-1],
-        "squares": 4 * squares,
-    }
-    for name, product in pairs.items():
-        assert abs(product.mean()) < 4.5 * 0.25 / np.sqrt(product.size), name
-
-
-def test_each_bit_of_a_stream_changes_half_of_the_choices():
-    base = streams(1, 1)
-    stay = np.asarray(kept(base, 256, 256, 0.5))
-    for word in range(2):
-        for bit in (0, 7, 16, 23):
-            flip = jax.lax.bitcast_convert_type(jnp.uint32(1 << bit), jnp.int32)
-            flipped = base.at[0, 0, word].set(base[0, 0, word] ^ flip)
-            changed = (np.asarray(kept(flipped, 256, 256, 0.5)) != stay).mean()
-            assert 0.49 < changed < 0.51, (word, bit)
-
-
 # -- in the library -------------------------------------------------------------------------
 
 
@@ -217,7 +154,7 @@ def test_a_mesh_makes_the_choices_of_one_device(sizes, rows):
 class Fused(nn.Module):
     @nn.compact
     def __call__(self, q, k, v, seen):
-        return attention._fused(q, k, v, seen, nn.Dropout(RATE, deterministic=False), True)
+        return attention._fused(q, k, v, seen, Dropout(RATE, leading=2), True)
 
 
 @pytest.fixture
@@ -250,15 +187,9 @@ def assert_same_gradients(found, expected):
         np.testing.assert_allclose(one, two, rtol=1e-4, atol=1e-6 * scale)
 
 
-def test_a_whole_model_learns_as_by_plain_operations(on_a_tpu, monkeypatch):
-    found = gradients(Execution())
-
-    def plain(query, key, value, visible, dropout):
-        chosen = streams_of(dropout.make_rng("dropout"), *query.shape[:2])
-        return plainly(query, key, value, visible.mask, chosen, dropout.rate)
-
-    monkeypatch.setattr(attention, "_fused", plain)
-    assert_same_gradients(found, gradients(Execution()))
+def test_a_whole_model_learns_as_by_plain_operations(on_a_tpu):
+    expected = gradients(Execution(attention="xla"))
+    assert_same_gradients(gradients(Execution()), expected)
 
 
 @pytest.mark.parametrize(("remat", "scan"), [("dots_no_batch", False), ("full", True)])

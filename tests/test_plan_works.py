@@ -149,7 +149,6 @@ def test_what_micro_batches_trace_and_nobody_uses_is_not_counted():
 
 
 def test_what_depends_on_the_device_is_chosen_for_the_slice_and_not_for_this_machine():
-    assert "impl=rbg" in str(traced(small(), jax.devices("cpu")[:1]).jaxpr)
     quiet = tiny.config("bert", attention_probs_dropout_prob=0.0, max_position_embeddings=512)
     work = small(config=quiet, length=512, execution=Execution("bfloat16", scan_layers=True))
     assert "pallas_call" in str(traced(work, jax.devices("cpu")[:1]).jaxpr)

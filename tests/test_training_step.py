@@ -17,25 +17,21 @@ from training_runs import (
     follow,
     loss_of,
     make_rows,
-    quick_compiles,  # noqa: F401
 )
 
 from jbert.execution import Execution
 from jbert.losses import Term
-from jbert.training import prng
 from jbert.training.config import OptimizerConfig
 from jbert.training.parallel import PmapParallel
-from jbert.training.prng import choose_prng
 from jbert.training.step import State, TrainStep, blank_fillers, micro_batches, seen
 
-pytestmark = pytest.mark.usefixtures("quick_compiles")
 SMALL = Setup("distilbert", config=(("n_layers", 1),))
 
 
 @functools.cache
 def pure(setup):
     """The compiled step, which may be called again with the same state, and its first state."""
-    return tiny.quick_jit(setup.step()), setup.first_state()
+    return jax.jit(setup.step()), setup.first_state()
 
 
 def one_batch(setup, rows=16, **labels):
@@ -83,7 +79,7 @@ def test_micro_batches_take_every_so_many_th_row():
 
 
 @pytest.fixture
-def thorough_compiles(quick_compiles):  # noqa: F811
+def thorough_compiles():
     jax.config.update("jax_disable_most_optimizations", False)
     yield
     jax.config.update("jax_disable_most_optimizations", True)
@@ -312,43 +308,3 @@ def test_dropout_does_not_depend_on_the_number_of_devices():
     step, state = pure(SMALL)
     dry = loss_of(step(state, rows[0])[1])
     assert abs(one.losses[0] / dry - 1) > 1e-3
-
-
-@pytest.mark.parametrize(
-    ("stored", "devices", "backend", "chosen"),
-    [
-        (None, 1, "cpu", "philox4x32"),
-        (None, 1, "gpu", "philox4x32"),
-        (None, 8, "cpu", "threefry2x32"),
-        (None, 1, "tpu", "rbg"),
-        (None, 8, "tpu", "rbg"),
-        ("threefry2x32", 1, "tpu", "threefry2x32"),
-        ("rbg", 8, "cpu", "rbg"),
-        ("philox4x32", 1, "gpu", "philox4x32"),
-    ],
-)
-def test_the_generator_is_the_stored_one_or_the_fastest(
-    stored, devices, backend, chosen, monkeypatch, caplog
-):
-    monkeypatch.setattr(jax, "default_backend", lambda: backend)
-    # An older jax does not have philox.
-    monkeypatch.setattr(prng, "_exists", lambda name: True)
-    assert choose_prng(stored, devices) == chosen
-    assert not caplog.records
-
-
-@pytest.mark.parametrize("stored", ["philox4x32", "unheard-of"])
-def test_a_stored_generator_that_does_not_run_is_replaced_with_a_warning(stored, caplog):
-    assert choose_prng(stored, 8) == "threefry2x32"
-    assert stored in caplog.text and "threefry2x32" in caplog.text
-
-
-def test_an_older_jax_draws_by_threefry(monkeypatch):
-    monkeypatch.setattr(prng, "_exists", lambda name: name != "philox4x32")
-    assert choose_prng(None, 1) == "threefry2x32"
-
-
-def test_what_is_chosen_compiles_here():
-    for devices in (1, 8):
-        key = jax.random.key(0, impl=choose_prng(None, devices))
-        assert np.isfinite(jax.jit(jax.random.uniform)(key))

@@ -44,7 +44,10 @@ DROPOUTS = ("dropout", "attention_dropout", "seq_classif_dropout")
 FULL = {"full disk": ("describe", checkpoints.describe),
         "no room": ("check_room", checkpoints.check_room)}  # fmt: skip
 # Cheap to compile; what is compared here is one program's result with its own.
-FLAGS = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
+FLAGS = (
+    "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true "
+    "--xla_cpu_use_fusion_emitters=false"
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,8 +116,8 @@ class Watched(Trainer):
         super().__init__(*arguments, **options)
         self.job, self.evaluating = job, False
 
-    def _compile(self, prng: str) -> Any:
-        return WatchedStep(super()._compile(prng), self)
+    def _compile(self) -> Any:
+        return WatchedStep(super()._compile(), self)
 
     def _train(self, state: Any) -> Any:
         state = super()._train(state)

@@ -9,7 +9,6 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pytest
 import tiny
 
 from jbert.data.batches import TrainingOrder
@@ -81,7 +80,6 @@ class Setup:
     optimizer: OptimizerConfig = OPTIMIZER
     execution: Execution = Execution()
     dropout: float = 0.0
-    prng: str = "threefry2x32"
     seed: int = 0
     config: tuple[tuple[str, Any], ...] = ()
 
@@ -103,7 +101,7 @@ class Setup:
         module = self.module()
         optimizer = Optimizer(self.optimizer, STEPS, module.config.num_hidden_layers)
         objective = TaskObjective(module, self.task)
-        return TrainStep(objective, optimizer, self.accumulate, self.seed, self.prng, axis)
+        return TrainStep(objective, optimizer, self.accumulate, self.seed, axis)
 
     def first_state(self) -> State:
         params, optimizer = self.params(), self.step().optimizer
@@ -167,11 +165,3 @@ def assert_same(found: Followed, expected: Followed, tolerance: float) -> None:
     assert sorted(found.params) == sorted(expected.params)
     for path, value in expected.params.items():
         np.testing.assert_allclose(found.params[path], value, atol=tolerance, err_msg=path)
-
-
-@pytest.fixture(scope="module")
-def quick_compiles():
-    """Without the compiler's costly passes: programs that run for twenty tiny steps."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)

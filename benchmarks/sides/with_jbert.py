@@ -20,7 +20,6 @@ from jbert.pipelines.runner import Runner
 from jbert.training.config import OptimizerConfig
 from jbert.training.freed_memory import keep_freed_memory
 from jbert.training.optimizer import Optimizer
-from jbert.training.prng import choose_prng
 from jbert.training.step import State, TaskObjective, TrainStep
 from jbert.trees import flatten, unflatten
 
@@ -115,7 +114,7 @@ class Train:
         config = OptimizerConfig(warmup_steps=0, freeze=(TEACHER + "*",))
         optimizer = Optimizer(config, total_steps=100_000, num_layers=1)
         self.state = State(jnp.zeros((), jnp.int32), params, optimizer.init(params))
-        step = TrainStep(objective, optimizer, prng=choose_prng(None, 1))
+        step = TrainStep(objective, optimizer)
         self.step = jax.jit(step, donate_argnums=0)
 
     def start(self, number: int) -> Any:

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 
 from jbert.activations import ActivationField
 from jbert.config import ModelConfig, divides
+from jbert.dropout import Dropout
 from jbert.execution import Execution
 from jbert.heads import MaskedLMHead, Output, Pooler
 from jbert.inputs import Inputs
@@ -138,7 +139,7 @@ class BertEmbeddings(nn.Module):
         if c.position_embedding_type == "absolute":
             x = x + position
         x = LayerNorm(c.layer_norm_eps, run, name="norm")(x)
-        return nn.Dropout(c.hidden_dropout_prob, deterministic=inputs.context.deterministic)(x)
+        return Dropout(c.hidden_dropout_prob, deterministic=inputs.context.deterministic)(x)
 
 
 class BertLayer(nn.Module):
@@ -148,7 +149,7 @@ class BertLayer(nn.Module):
     @nn.compact
     def __call__(self, hidden, context: Context, head_mask, cache):
         c, run = self.config, self.execution
-        drop = nn.Dropout(c.hidden_dropout_prob, deterministic=context.deterministic)
+        drop = Dropout(c.hidden_dropout_prob, deterministic=context.deterministic)
         attention = Attention(
             c.num_attention_heads, c.head_dim, c.hidden_size, c.attention_probs_dropout_prob,
             c.initializer_range, run, c.position_embedding_type, c.max_position_embeddings,

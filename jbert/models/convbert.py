@@ -15,6 +15,7 @@ from jbert.activations import ACTIVATIONS, ActivationField, activation
 from jbert.attention import attend
 from jbert.config import ModelConfig, divides
 from jbert.convolution import DepthwiseKernel, depthwise, dynamic, tap_gate
+from jbert.dropout import Dropout
 from jbert.execution import Execution
 from jbert.heads import MaskedLMHead, Output
 from jbert.inputs import Inputs
@@ -165,7 +166,7 @@ class ConvBertEmbeddings(nn.Module):
             c.type_vocab_size, c.embedding_size, std, run, role="segment", name="segment"
         )(inputs.token_type_ids)
         x = LayerNorm(c.layer_norm_eps, run, name="norm")(x)
-        return nn.Dropout(c.hidden_dropout_prob, deterministic=inputs.context.deterministic)(x)
+        return Dropout(c.hidden_dropout_prob, deterministic=inputs.context.deterministic)(x)
 
 
 class MixedAttention(nn.Module):
@@ -216,7 +217,7 @@ class ConvBertLayer(nn.Module):
     @nn.compact
     def __call__(self, hidden, context: Context, head_mask, cache):
         c, run = self.config, self.execution
-        drop = nn.Dropout(c.hidden_dropout_prob, deterministic=context.deterministic)
+        drop = Dropout(c.hidden_dropout_prob, deterministic=context.deterministic)
         mixed = MixedAttention(c, run, name="attention")
         attended, weights = mixed(hidden, context, head_mask)
         hidden = LayerNorm(c.layer_norm_eps, run, name="attention_norm")(hidden + drop(attended))

@@ -13,6 +13,7 @@ import numpy as np
 
 from jbert.activations import ActivationField
 from jbert.config import ModelConfig, divides
+from jbert.dropout import Dropout
 from jbert.execution import Execution
 from jbert.heads import MaskedLMHead, Output
 from jbert.inputs import Inputs
@@ -138,7 +139,7 @@ class DistilBertEmbeddings(nn.Module):
         )  # fmt: skip
         x = embed_words(word, inputs) + position(inputs.position_ids)
         x = LayerNorm(EPS, run, name="norm")(x)
-        return nn.Dropout(c.dropout, deterministic=inputs.context.deterministic)(x)
+        return Dropout(c.dropout, deterministic=inputs.context.deterministic)(x)
 
 
 class DistilBertLayer(nn.Module):
@@ -157,7 +158,7 @@ class DistilBertLayer(nn.Module):
         # Unlike BERT's, the attention output has no dropout before its norm.
         hidden = LayerNorm(EPS, run, name="attention_norm")(hidden + attended)
         ffn = FeedForward(c.hidden_dim, c.dim, c.activation, std, run, name="ffn")(hidden)
-        ffn = nn.Dropout(c.dropout, deterministic=context.deterministic)(ffn)
+        ffn = Dropout(c.dropout, deterministic=context.deterministic)(ffn)
         hidden = LayerNorm(EPS, run, name="ffn_norm")(hidden + ffn)
         return hidden, LayerOutput(attention=weights)
 

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from jbert.activations import ActivationField
 from jbert.config import ModelConfig
 from jbert.cross_entropy import chunked_losses
+from jbert.dropout import Dropout
 from jbert.execution import Execution
 from jbert.heads import Output, Pooler, TransformHead
 from jbert.inputs import Inputs
@@ -172,7 +173,7 @@ class MobileBertEmbeddings(nn.Module):
             inputs.token_type_ids
         )
         x = _norm(c, run, "norm", TORCH_EPS)(x)
-        return nn.Dropout(c.hidden_dropout_prob, deterministic=inputs.context.deterministic)(x)
+        return Dropout(c.hidden_dropout_prob, deterministic=inputs.context.deterministic)(x)
 
 
 def trigrams(x: jax.Array, segment_ids: jax.Array | None) -> jax.Array:
@@ -211,7 +212,7 @@ class MobileBertLayer(nn.Module):
     def __call__(self, hidden, context: Context, head_mask, cache):
         c, run, std = self.config, self.execution, self.config.initializer_range
         width = c.true_hidden_size
-        drop = nn.Dropout(c.hidden_dropout_prob, deterministic=context.deterministic)
+        drop = Dropout(c.hidden_dropout_prob, deterministic=context.deterministic)
         drop_inside = (lambda x: x) if c.use_bottleneck else drop
         query, key, value, x = self._narrow(hidden)
         attention = Attention(

@@ -5,6 +5,7 @@ from typing import Any
 import flax.linen as nn
 import jax.numpy as jnp
 
+from jbert.dropout import Dropout
 from jbert.heads import Discriminator, Output
 from jbert.inputs import Inputs
 from jbert.layers import Dense
@@ -19,7 +20,7 @@ class ClassifyingModel(Model):
         return Dense(features, "inner", stddev, self.execution.wide(), name="classifier")(x)
 
     def drop(self, x, rate: float, inputs: Inputs):
-        return nn.Dropout(rate, deterministic=inputs.context.deterministic)(x)
+        return Dropout(rate, deterministic=inputs.context.deterministic)(x)
 
 
 class ForTokenClassification(ClassifyingModel):

@@ -30,7 +30,6 @@ from jbert.sharding import make_mesh, param_shardings
 from jbert.training.optimizer import Optimizer
 from jbert.training.parallel import JitParallel, check_batch
 from jbert.training.pretrain.objective import MaskedTokens
-from jbert.training.prng import choose_prng
 from jbert.training.state import abstract_state
 from jbert.training.step import TaskObjective, TrainStep
 from jbert.trees import flatten
@@ -96,8 +95,7 @@ def _train_step(work: Work, mesh: Mesh) -> Any:
     optimizer = Optimizer(work.optimizer, _STEPS, layers)
     params = flatten(abstract_params(module)) | attached.companions
     state = abstract_state(params, optimizer, parallel)._replace(fixed=attached.fixed or None)
-    prng = choose_prng(None, mesh.size)
-    step = TrainStep(attached.objective, optimizer, work.accumulate, prng=prng)
+    step = TrainStep(attached.objective, optimizer, work.accumulate)
     return parallel.train(step).trace(state, work.batch(mesh))
 
 

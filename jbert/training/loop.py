@@ -23,7 +23,6 @@ from jbert.training.meter import Sums, is_finite
 from jbert.training.optimizer import Flat, Optimizer
 from jbert.training.parallel import Parallel, check_batch, parallel_of
 from jbert.training.preemption import Preempted, Preemption
-from jbert.training.prng import choose_prng
 from jbert.training.progress import Progress
 from jbert.training.record import Record
 from jbert.training.state import abstract_state, flat_target, from_flat, new_state, to_flat
@@ -128,17 +127,16 @@ class Trainer:
 
     def _begin(self) -> Any:
         found = self.checkpoints.latest()
-        devices = jax.device_count()
         if found is None:
             self.progress = Progress()
             self.record.begin(self.progress)
-            self._step = self._compile(choose_prng(None, devices))
+            self._step = self._compile()
             return new_state(self._params, self.optimizer, self.parallel, self.fixed)
         info = found.info
         self._check_same_model(info["model"])
         self.order.check_position(info["position"])
         self.progress = Progress.from_dict(info["progress"])
-        self._step = self._compile(choose_prng(info["prng"], devices))
+        self._step = self._compile()
         for leaf in self._params.values():
             leaf.delete()  # there may be no room for both
         flat = self.checkpoints.restore(found.step, flat_target(self.abstract))
@@ -150,12 +148,10 @@ class Trainer:
         """What the compiler took of the time for steps; evaluations are timed by nobody."""
         return self._step.compile_seconds
 
-    def _compile(self, prng: str) -> Any:
-        self.prng = prng
+    def _compile(self) -> Any:
         step = TrainStep(
-            self.objective, self.optimizer, self.run.accumulate, self.run.seed, prng,
-            self.parallel.axis,
-        )  # fmt: skip
+            self.objective, self.optimizer, self.run.accumulate, self.run.seed, self.parallel.axis
+        )
         return self.parallel.train(step)
 
     def _model(self) -> dict[str, Any]:
@@ -302,7 +298,6 @@ class Trainer:
             "model": self._model(),
             "run": self.record.directory.config,
             "position": self.order.position(self.progress.step),
-            "prng": self.prng,
             "progress": self.progress.to_dict(),
         }
 

@@ -20,6 +20,9 @@ from jbert.models.base import Model
 from jbert.training.optimizer import Flat, Optimizer, global_norm, only_if
 from jbert.trees import unflatten
 
+# Named, as the default is a user's to change, and would change what a resumed run draws.
+PRNG = "threefry2x32"
+
 Batch = Mapping[str, jax.Array]
 # What an evaluation keeps of each row of what its objective gave.
 Predict = Callable[[Any, Batch], dict[str, jax.Array]]
@@ -110,17 +113,16 @@ class TaskObjective:
 class TrainStep:
     """State and batch to the next state, and what there is to tell about the step.
 
-    seed, prng: dropout's keys follow from the seed and the number of the step, so that a run that
-                was resumed draws what it would have drawn.
-    axis:       the name of pmap's axis, over which totals and gradients are added; under jit the
-                compiler adds over the mesh by itself.
+    seed: dropout's keys follow from it and the number of the step, so that a run that was resumed
+          draws what it would have drawn.
+    axis: the name of pmap's axis, over which totals and gradients are added; under jit the compiler
+          adds over the mesh by itself.
     """
 
     objective: Objective
     optimizer: Optimizer
     accumulate: int = 1
     seed: int = 0
-    prng: str = "threefry2x32"
     axis: str | None = None
 
     def __call__(self, state: State, batch: Batch) -> tuple[State, dict[str, Any]]:
@@ -156,7 +158,7 @@ class TrainStep:
         return State(state.step + 1, params, opt_state, average, state.fixed), figures
 
     def _key(self, step: jax.Array) -> jax.Array:
-        key = jax.random.fold_in(jax.random.key(self.seed, impl=self.prng), step)
+        key = jax.random.fold_in(jax.random.key(self.seed, impl=PRNG), step)
         return key if self.axis is None else jax.random.fold_in(key, jax.lax.axis_index(self.axis))
 
     def _gradients(

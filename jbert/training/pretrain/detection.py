@@ -21,12 +21,10 @@ from jbert.training.evaluation import Predictions
 from jbert.training.optimizer import Flat
 from jbert.training.pretrain.generator import PREFIX, Generator
 from jbert.training.pretrain.objective import mean_loss, row_losses
-from jbert.training.step import LABELS, Batch
+from jbert.training.step import LABELS, PRNG, Batch
 from jbert.trees import unflatten
 
 REPLACED = "replaced_token_detection"
-# The same numbers on every device.
-FIXED = "threefry2x32"
 
 
 class Detection(NamedTuple):
@@ -94,7 +92,7 @@ def _noise(logits: jax.Array, inputs: Batch, key: jax.Array | None) -> jax.Array
     # Any odd numbers do: rows that differ are to have keys that differ.
     factors = jnp.uint32(0x9E3779B1) * (2 * jnp.arange(ids.shape[1], dtype=jnp.uint32) + 1)
     numbers = jnp.sum(ids * factors[None], axis=1, dtype=jnp.uint32)
-    keys = jax.vmap(lambda n: jax.random.fold_in(jax.random.key(0, impl=FIXED), n))(numbers)
+    keys = jax.vmap(lambda n: jax.random.fold_in(jax.random.key(0, impl=PRNG), n))(numbers)
     return jax.vmap(lambda key: jax.random.gumbel(key, logits.shape[1:]))(keys)
 
 
