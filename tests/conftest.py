@@ -17,6 +17,9 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
 
+# Nearly every program here runs once or a few times: compiling it is what takes time.
+os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
+
 import jax  # noqa: E402 — it reads these variables once
 
 jax.config.update("jax_platforms", "cpu")
@@ -26,6 +29,13 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 # Marked tests take minutes, or need what the default environment has not; each runs when asked for
 # by name. `bash .ci/run` asks for all of them but those that need a network.
 OPT_IN = ("parity", "hub", "faults", "notebooks", "tpu_plan")
+
+
+def pytest_configure(config):
+    """Half of a run would go to XLA's generator of fused loops; its plain one compiles in half the
+    time. What is asked for by name, parity with PyTorch before all, has the one that users have."""
+    if not config.getoption("markexpr"):
+        os.environ.setdefault("XLA_FLAGS", "--xla_cpu_use_fusion_emitters=false")
 
 
 def pytest_collection_modifyitems(config, items):
@@ -40,15 +50,6 @@ def pytest_collection_modifyitems(config, items):
 @pytest.fixture
 def key():
     return jax.random.key(0)
-
-
-@pytest.fixture
-def quick_compiles():
-    """Without the compiler's costly passes: for many small programs that each run once, and whose
-    results are not compared bit for bit."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
 
 
 @pytest.fixture

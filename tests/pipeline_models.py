@@ -5,9 +5,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
-import pytest
 import tiny
 
 import jbert
@@ -21,14 +19,6 @@ CONTEXT = (
     "The lighthouse keeper wrote every evening in a small grey notebook. He wrote about the "
     "weather, the ships, and the bread he had baked."
 )
-
-
-@pytest.fixture(scope="module", autouse=True)
-def quick_compiles():
-    """A test file that imports this compiles its many small programs without optimising them."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
 
 
 @functools.cache

@@ -6,7 +6,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tiny import quick_jit
 
 from jbert import backend
 from jbert.attention import Visible, _cudnn, _ids_of, _splash, _xla, attend, choose
@@ -191,7 +190,7 @@ def assert_same_as_xla(kernel, name, length):
     q, k, v, weight = (normal(B, H, length, E, seed=i) for i in range(4))
     weight = weight * real[:, None, :, None]
 
-    @quick_jit
+    @jax.jit
     def run(q, k, v):
         def both(function):
             scalar = lambda *a: jnp.sum(function(*a) * weight)  # noqa: E731
@@ -262,7 +261,7 @@ def test_row_that_sees_nothing_is_the_mean_and_its_gradient_is_finite():
         found, jnp.broadcast_to(v.mean(2, keepdims=True), v.shape), rtol=1e-5
     )
     scalar = lambda *a: jnp.sum(_xla(*a, nothing, None, None, None)[0] ** 2)  # noqa: E731
-    for gradient in quick_jit(jax.grad(scalar, (0, 1, 2)))(q, k, v):
+    for gradient in jax.jit(jax.grad(scalar, (0, 1, 2)))(q, k, v):
         assert np.isfinite(gradient).all()
 
 

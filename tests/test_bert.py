@@ -33,7 +33,7 @@ def test_relative_positions_replace_the_absolute_ones(kind):
     module, params = tiny.model("bert", position_embedding_type=kind)
     inputs = tiny.batch("bert")
 
-    @tiny.quick_jit
+    @jax.jit
     def run(params, inputs):
         of = lambda p: module.apply({"params": p}, **inputs).last_hidden_state  # noqa: E731
         return of(params), jax.grad(lambda p: jnp.sum(of(p) ** 2))(params)

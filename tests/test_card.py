@@ -8,7 +8,7 @@ import disk
 import finetune_runs
 import pytest
 import yaml
-from finetune_runs import one_device, quick_compiles  # noqa: F401 — fixtures
+from finetune_runs import one_device  # noqa: F401 — fixtures
 
 import jbert
 from jbert.card import Training, escape, is_own, model_card, write_card

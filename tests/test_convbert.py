@@ -64,7 +64,7 @@ def test_choices_are_summed_up_as_configured(kind, projected):
     inputs = {name: value[None, :2] for name, value in inputs.items()}
     encoder, _ = tiny.model("convbert")
 
-    @tiny.quick_jit
+    @jax.jit
     def run(params):
         flat = {name: value[0] for name, value in inputs.items()}
         hidden = encoder.apply({"params": params["encoder"]}, **flat).last_hidden_state

@@ -5,11 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.test_util import check_grads
-from tiny import quick_jit
 
 from jbert.convolution import depthwise, dynamic, tap_gate
-
-pytestmark = pytest.mark.usefixtures("quick_compiles")
 
 B, H, E, D = 2, 3, 4, 6
 # Kernel sizes below, at and above the length; 1 is a kernel without neighbours.
@@ -64,7 +61,7 @@ def test_values_and_gradients_are_those_of_the_definition(case, length, taps, ga
     out_shape = jax.eval_shape(ours, *arguments, gate).shape
     weight = normal(*out_shape, seed=9)
 
-    @quick_jit
+    @jax.jit
     def both(*arguments):
         def value_and_grad(function):
             scalar = lambda *a: jnp.sum(function(*a, gate) * weight)  # noqa: E731
@@ -93,9 +90,9 @@ def test_bfloat16_sums_in_float32(case):
     def scalar(*arguments):
         return jnp.sum(ours(*arguments, None).astype(jnp.float32))
 
-    found = quick_jit(ours)(*narrow, None)
+    found = jax.jit(ours)(*narrow, None)
     assert found.dtype == jnp.bfloat16
-    grads = quick_jit(jax.grad(scalar, (0, 1)))(*narrow)
+    grads = jax.jit(jax.grad(scalar, (0, 1)))(*narrow)
     # One rounding at the end: half a unit in the last of 8 bits.
     np.testing.assert_allclose(np.asarray(found, np.float32), exact, rtol=2**-8, atol=1e-6)
     for gradient, argument in zip(grads, narrow, strict=True):

@@ -26,13 +26,13 @@ def decoder(position_type="absolute", scan=False):
     )
     if scan:
         params = stack_layers(tiny.model("bert", "causal_lm")[1])
-    full = tiny.quick_jit(lambda **x: module.apply({"params": params}, **x).logits)
+    full = jax.jit(lambda **x: module.apply({"params": params}, **x).logits)
 
     def step(ids, cache, **rest):
         out = module.apply({"params": params}, ids, cache=cache, **rest)
         return out.logits, out.cache
 
-    return module, params, full, tiny.quick_jit(step)
+    return module, params, full, jax.jit(step)
 
 
 def in_chunks(step, cache, sizes, ids=IDS, **per_token):
@@ -96,7 +96,7 @@ def test_mask_of_the_whole_cache_is_accepted():
 def test_generation_in_a_while_loop_equals_generation_without_a_cache():
     module, params, full, _ = decoder()
 
-    @tiny.quick_jit
+    @jax.jit
     def generate(prompt):
         cache = init_cache(module.config, B, SLOTS)
         out = module.apply({"params": params}, prompt, cache=cache)
@@ -125,7 +125,7 @@ def test_position_depends_on_no_later_one(position_type):
     module, params, *_ = decoder(position_type)
     table = params["encoder"]["embeddings"]["word"]["embedding"]
 
-    @tiny.quick_jit
+    @jax.jit
     def influence(embeds):
         """Of each position (column) on the logits of position 5."""
 
@@ -145,7 +145,7 @@ def test_cross_attention_reads_the_encoder_states_through_their_mask():
     states = np.random.default_rng(0).standard_normal((B, 5, 32)).astype(np.float32)
     mask = np.array([[1, 1, 1, 1, 1], [1, 1, 0, 0, 0], [1, 0, 0, 0, 0]])
 
-    @tiny.quick_jit
+    @jax.jit
     def run(states, mask):
         out = module.apply({"params": params}, IDS, encoder_hidden_states=states,
                            encoder_attention_mask=mask, output_attentions=True)  # fmt: skip
@@ -161,7 +161,7 @@ def test_cross_attention_reads_the_encoder_states_through_their_mask():
     assert np.abs(run(states + 1, mask)[0] - logits).max() > 1e-2
     # With a cache the states are read anew at each step.
     cache = init_cache(module.config, B, SLOTS)
-    step = tiny.quick_jit(
+    step = jax.jit(
         lambda ids, cache: module.apply({"params": params}, ids, cache=cache,
                                         encoder_hidden_states=states, encoder_attention_mask=mask)
     )  # fmt: skip

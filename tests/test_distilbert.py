@@ -5,13 +5,10 @@ import math
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pytest
 import tiny
 
 from jbert.models import model_class
 from jbert.models.distilbert import sinusoids
-
-pytestmark = pytest.mark.usefixtures("quick_compiles")
 
 
 def test_sinusoids_are_sines_beside_cosines_of_the_same_angle():
@@ -28,7 +25,7 @@ def test_sinusoidal_positions_are_the_initial_values_and_are_not_trained():
     module = model_class(cfg, None)(cfg)
     inputs = tiny.batch("distilbert")
 
-    @tiny.quick_jit
+    @jax.jit
     def run(key):
         params = jax.tree.map(lambda x: x, module.init(key, **inputs)["params"])
         of = lambda p: jnp.sum(module.apply({"params": p}, **inputs).last_hidden_state ** 2)  # noqa: E731

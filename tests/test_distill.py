@@ -11,7 +11,7 @@ import jax
 import numpy as np
 import pytest
 import tiny
-from finetune_runs import one_device, quick_compiles  # noqa: F401
+from finetune_runs import one_device  # noqa: F401
 
 import jbert
 from jbert.sharding import make_mesh

@@ -6,7 +6,6 @@ import distill_pairs as pairs
 import jax
 import numpy as np
 import pytest
-import tiny
 from distill_pairs import Pair
 
 from jbert.execution import Execution
@@ -21,17 +20,10 @@ from jbert.trees import unflatten
 SOFT = TransferConfig(task=0.0)
 
 
-@pytest.fixture(scope="module", autouse=True)
-def quick_compiles():
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
-
-
 def terms(pair, batch, **changes):
     """Means of the terms by name, without dropout."""
     objective = dataclasses.replace(pair.objective(), **changes)
-    parts = tiny.quick_jit(lambda p, b: objective(p, b, None))(pair.trained() | pair.fixed(), batch)
+    parts = jax.jit(lambda p, b: objective(p, b, None))(pair.trained() | pair.fixed(), batch)
     return {n: float(p.mean()) for n, p in zip(objective.names, parts, strict=True)}
 
 
@@ -213,7 +205,7 @@ def test_layer_by_layer_only_the_layer_in_turn_and_a_little_below_move():
     optimizer = Optimizer(OptimizerConfig(learning_rate=1e-3, warmup_steps=0), 4, 2)
     step = TrainStep(objective, optimizer)
     params = pair.trained()
-    make = tiny.quick_jit(lambda number: step(
+    make = jax.jit(lambda number: step(
         State(number, params, optimizer.init(params), None, pair.fixed()),
         pairs.batch("masked_lm"),
     )[0].params)  # fmt: skip

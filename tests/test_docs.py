@@ -19,7 +19,6 @@ from types import ModuleType
 import jax
 import pytest
 import stand_ins
-from finetune_runs import quick_compiles  # noqa: F401 — a fixture
 
 import jbert
 from jbert.cli import main

@@ -11,7 +11,7 @@ import disk
 import finetune_runs as runs
 import numpy as np
 import pytest
-from finetune_runs import again, config, lines, logged, one_device, quick_compiles  # noqa: F401
+from finetune_runs import again, config, lines, logged, one_device  # noqa: F401
 
 import jbert
 from jbert.data.splits import DataConfig

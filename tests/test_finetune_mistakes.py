@@ -8,7 +8,7 @@ import disk
 import finetune_runs as runs
 import pytest
 import tiny
-from finetune_runs import again, config, one_device, quick_compiles  # noqa: F401
+from finetune_runs import again, config, one_device  # noqa: F401
 
 import jbert
 from jbert.data.splits import DataConfig

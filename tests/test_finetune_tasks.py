@@ -7,7 +7,7 @@ from typing import Any
 import finetune_runs as runs
 import pytest
 import tiny
-from finetune_runs import one_device, quick_compiles  # noqa: F401
+from finetune_runs import one_device  # noqa: F401
 
 import jbert
 from jbert.training.finetune import finetune

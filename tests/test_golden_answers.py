@@ -10,13 +10,11 @@ import pytest
 from flax.traverse_util import flatten_dict, unflatten_dict
 from golden.make_answers import CONTEXT, FIELDS, HERE, OPTIONS, QUESTIONS, VOCAB
 from golden.make_golden import values
-from pipeline_models import close, pipe, quick_compiles
+from pipeline_models import close, pipe
 
 import jbert
 from jbert.convert import TABLES
 from jbert.models import model_class
-
-__all__ = ["quick_compiles"]
 
 TASK = "question_answering"
 

@@ -26,14 +26,6 @@ TOLERANCE = 1e-5
 KINDS = ("relative_key", "relative_key_query")
 
 
-@pytest.fixture(scope="module", autouse=True)
-def quick_compiles():
-    """Each model here runs once or twice: compiling it is nearly all that takes time."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
-
-
 class Golden:
     """A file's model, with the weights it was made with, and its cases."""
 

@@ -35,7 +35,7 @@ def test_the_loss_and_its_gradient_do_not_depend_on_what_is_computed(arch, task,
         "losses of all": ({"targets": labels["labels"]}, labels["labels"]),
     }
 
-    @tiny.quick_jit
+    @jax.jit
     def run(params):
         def loss(params, options, wanted):
             output = module.apply({"params": params}, **inputs, **options)

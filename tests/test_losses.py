@@ -9,8 +9,6 @@ from jbert.heads import Output
 from jbert.losses import LossError, cross_entropy, loss, problem_type, sum_terms, terms
 from jbert.models.bert import BertConfig
 
-pytestmark = pytest.mark.usefixtures("quick_compiles")
-
 B, L, C = 3, 5, 4
 
 

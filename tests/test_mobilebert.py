@@ -49,7 +49,7 @@ def grads_of(**changes):
     module, params = tiny.model("mobilebert", num_hidden_layers=1, **changes)
     inputs = tiny.batch("mobilebert")
 
-    @tiny.quick_jit
+    @jax.jit
     def run(params):
         of = lambda p: jnp.sum(module.apply({"params": p}, **inputs).last_hidden_state ** 2)  # noqa: E731
         return jax.grad(of)(params)

@@ -36,7 +36,7 @@ def same(found, expected, atol=0.0):
 def test_compiled_equals_eager(arch):
     inputs = tiny.batch(arch)
     module, params = encoder(arch)
-    compiled = tiny.quick_jit(lambda p, x: module.apply({"params": p}, **x, output_attentions=True))
+    compiled = jax.jit(lambda p, x: module.apply({"params": p}, **x, output_attentions=True))
     expected = run(arch, **inputs, output_attentions=True)
     found = compiled(params, inputs)
     assert found.keys() == expected.keys()
@@ -163,7 +163,7 @@ def test_row_of_padding_alone_is_harmless(arch):
     inputs = tiny.batch(arch)
     empty = {**inputs, "attention_mask": inputs["attention_mask"] * np.array([[1], [0], [1]])}
 
-    @tiny.quick_jit
+    @jax.jit
     def of(params, inputs):
         def scalar(params):
             hidden = module.apply({"params": params}, **inputs).last_hidden_state
@@ -215,7 +215,6 @@ SHAPES = {
 }
 
 
-@pytest.mark.usefixtures("quick_compiles")
 @pytest.mark.parametrize(("arch", "task"), [pair for pair in tiny.PAIRS if pair[1]])
 def test_head_has_its_outputs_and_its_loss_reaches_every_parameter(arch, task):
     module, params = tiny.model(arch, task, num_labels=N)
@@ -228,7 +227,7 @@ def test_head_has_its_outputs_and_its_loss_reaches_every_parameter(arch, task):
 
     run = jax.value_and_grad(of, has_aux=True)
     # The choices' own shape would cost more to run step by step than to compile.
-    (value, out), grads = (tiny.quick_jit(run) if task == "multiple_choice" else run)(params)
+    (value, out), grads = (jax.jit(run) if task == "multiple_choice" else run)(params)
     assert {name: out[name].shape for name in out.keys()} == SHAPES[task]
     assert np.isfinite(value) and value.dtype == jnp.float32
     for path, gradient in jax.tree_util.tree_leaves_with_path(grads):

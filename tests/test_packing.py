@@ -68,7 +68,7 @@ def program(arch):
 
         return jax.grad(scalar, has_aux=True)(params)
 
-    return tiny.quick_jit(of)
+    return jax.jit(of)
 
 
 @each_architecture
@@ -142,9 +142,7 @@ def test_row_may_be_longer_than_the_table_of_positions():
     module, params = model("bert")
     segments = np.concatenate([np.repeat(np.arange(1, 5), 10), np.zeros(40)])[None].astype(np.int32)
     ids = np.tile(np.arange(3, 13, dtype=np.int32), 8)[None]
-    run = tiny.quick_jit(
-        lambda *rows: module.apply({"params": params}, rows[0], segment_ids=rows[1])
-    )
+    run = jax.jit(lambda *rows: module.apply({"params": params}, rows[0], segment_ids=rows[1]))
     hidden = run(ids, segments).last_hidden_state[0]
     assert np.isfinite(hidden).all()
     for start in (10, 20, 30):
@@ -157,7 +155,7 @@ def test_mask_still_counts_inside_a_segment():
     mask = np.ones((2, LENGTH), np.int32)
     mask[0, 5:7] = 0
     rows = {**rows, "attention_mask": mask}
-    run = tiny.quick_jit(lambda x: module.apply({"params": params}, **x, output_attentions=True))
+    run = jax.jit(lambda x: module.apply({"params": params}, **x, output_attentions=True))
     weights = np.asarray(run(rows).attentions[0])
     assert np.abs(weights[0, :, :7, 5:]).max() == 0
     np.testing.assert_allclose(weights[0, :, :7, :5].sum(-1), 1, atol=1e-5)

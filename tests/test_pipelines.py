@@ -10,13 +10,11 @@ import pytest
 import tiny
 from jax.experimental.compilation_cache import compilation_cache
 from jax.sharding import NamedSharding, PartitionSpec
-from pipeline_models import CONTEXT, close, model, pipe, quick_compiles, ragged, tokenizer
+from pipeline_models import CONTEXT, close, model, pipe, ragged, tokenizer
 
 import jbert
 from jbert.pipelines import PIPELINES, PipelineError, compile_cache
 from jbert.pipelines.buckets import make_buckets
-
-__all__ = ["quick_compiles"]
 
 # For each pipeline its model's task and inputs of which no two are alike.
 INPUTS = {

@@ -4,12 +4,10 @@ import re
 
 import numpy as np
 import pytest
-from pipeline_models import CONTEXT, close, model, pipe, quick_compiles, tokenizer
+from pipeline_models import CONTEXT, close, model, pipe, tokenizer
 
 from jbert.pipelines import PipelineError
 from jbert.pipelines.spans import Window, answers, best_spans
-
-__all__ = ["quick_compiles"]
 
 QUESTION = "what did he write about?"
 

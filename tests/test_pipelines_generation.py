@@ -3,12 +3,10 @@
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from pipeline_models import close, model, pipe, quick_compiles, ragged, tokenizer
+from pipeline_models import close, model, pipe, ragged, tokenizer
 
 from jbert.pipelines import PipelineError
 from jbert.pipelines.text_generation import restrict
-
-__all__ = ["quick_compiles"]
 
 NEW = 6
 

@@ -4,14 +4,12 @@ import json
 
 import numpy as np
 import pytest
-from pipeline_models import close, model, pipe, quick_compiles, ragged, tokenizer
+from pipeline_models import close, model, pipe, ragged, tokenizer
 
 import jbert
 from jbert.models.bert import BertModel
 from jbert.pipelines import PipelineError
 from jbert.pipelines.text_classification import apply_function
-
-__all__ = ["quick_compiles"]
 
 
 def softmax(x):

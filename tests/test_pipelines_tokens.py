@@ -5,12 +5,10 @@ import logging
 
 import numpy as np
 import pytest
-from pipeline_models import close, model, pipe, quick_compiles, ragged, tokenizer
+from pipeline_models import close, model, pipe, ragged, tokenizer
 
 from jbert.pipelines import PipelineError
 from jbert.pipelines.entities import aggregate, known_prefixes, split_label, without_overlaps
-
-__all__ = ["quick_compiles"]
 
 LABELS = ("O", "B-PER", "I-PER", "B-LOC", "I-LOC")
 

@@ -7,7 +7,6 @@ import json
 import jax
 import pytest
 import tiny
-from finetune_runs import quick_compiles  # noqa: F401 — a fixture
 from plan_works import FACTS, base, small
 
 from jbert import cli
@@ -255,7 +254,6 @@ def compiler_for_cpu(monkeypatch, tmp_path):
     return str(tmp_path / "config.json")
 
 
-@pytest.mark.usefixtures("quick_compiles")
 def test_a_whole_plan_and_what_is_asked_again_is_not_compiled(compiler_for_cpu, capsys):
     ask = ["plan", compiler_for_cpu, "--topology", "v5e:2x2", "--length", "16",
            "--batch-size", "8", "--dtype", "float32"]  # fmt: skip
@@ -267,7 +265,6 @@ def test_a_whole_plan_and_what_is_asked_again_is_not_compiled(compiler_for_cpu, 
     assert again.out == first.out and "compiling" not in again.err
 
 
-@pytest.mark.usefixtures("quick_compiles")
 def test_a_search_and_a_forward_pass_by_command(compiler_for_cpu, capsys):
     ask = ["plan", compiler_for_cpu, "--topology", "v5e:2x2", "--length", "16", "--inference",
            "--dtype", "float32", "--search", "--compiles", "1", "--no-cache"]  # fmt: skip

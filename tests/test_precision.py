@@ -30,7 +30,7 @@ WIDE_HEADS = ("sequence_classification", "token_classification", "question_answe
 def outputs(arch, execution):
     options = {"output_hidden_states": True, "output_attentions": True}
     module, params = tiny.model(arch, None, execution)
-    run = tiny.quick_jit(lambda p, x: module.apply({"params": p}, **x, **options))
+    run = jax.jit(lambda p, x: module.apply({"params": p}, **x, **options))
     return run(params, tiny.batch(arch))
 
 
@@ -63,7 +63,7 @@ def test_parameters_have_the_dtype_asked_for_and_gradients_follow(arch):
     inputs = tiny.batch(arch)
     labels = tiny.labels("masked_lm", inputs)
 
-    @tiny.quick_jit
+    @jax.jit
     def run(params):
         out = lambda p: module.apply({"params": p}, **inputs)  # noqa: E731
         of = lambda p: loss("masked_lm", module.config, out(p), labels)  # noqa: E731
@@ -112,7 +112,7 @@ def test_row_of_padding_alone_is_finite_in_lower_precision(dtype):
     inputs = tiny.batch("bert")
     inputs["attention_mask"][1] = 0
 
-    @tiny.quick_jit
+    @jax.jit
     def run(params):
         hidden = lambda p: module.apply({"params": p}, **inputs).last_hidden_state  # noqa: E731
         of = lambda p: jnp.sum(hidden(p)[::2].astype(jnp.float32))  # noqa: E731
@@ -128,7 +128,7 @@ def test_row_of_padding_alone_is_finite_in_lower_precision(dtype):
 def test_weights_cast_ahead_change_nothing(arch, task):
     module, params = tiny.model(arch, task, Execution(dtype="bfloat16"))
     bert = Bert(module.config, module, params, None, task)
-    run = tiny.quick_jit(lambda p, x: module.apply({"params": p}, **x))
+    run = jax.jit(lambda p, x: module.apply({"params": p}, **x))
     inputs = tiny.batch(arch, task)
     jax.tree.map(np.testing.assert_array_equal, run(bert.as_read(), inputs), run(params, inputs))
     cast = {path: x.dtype.name for path, x in flatten(bert.as_read()).items()}

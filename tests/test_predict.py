@@ -3,13 +3,11 @@
 import json
 
 import pytest
-from pipeline_models import close, model, pipe, quick_compiles
+from pipeline_models import close, model, pipe
 
 import jbert
 from jbert.cli import main
 from jbert.predict import parse_options, predict
-
-__all__ = ["quick_compiles"]
 
 SHAPES = {"buckets": (32,), "batch_size": 4}
 

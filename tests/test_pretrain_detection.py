@@ -88,7 +88,7 @@ def test_both_learn_and_what_was_drawn_passes_no_gradient(arch):
     objective, params, _ = build(arch)
     data = batch()
 
-    @tiny.quick_jit
+    @jax.jit
     def run(params):
         def part(params, number):
             return objective(params, data, jax.random.key(0))[number].mean()
@@ -132,7 +132,7 @@ def test_embeddings_are_shared_and_projected_where_widths_differ(built):
 def test_an_evaluation_of_a_row_depends_on_nothing_else():
     objective, params, _ = build("bert")
     data = batch()
-    output = tiny.quick_jit(objective.output)
+    output = jax.jit(objective.output)
     whole = output(params, data)
     again = output(params, {name: value[::-1] for name, value in data.items()})
     np.testing.assert_array_equal(whole.replaced, again.replaced[::-1])
@@ -154,7 +154,7 @@ def test_an_evaluation_of_a_row_depends_on_nothing_else():
 
 def test_gathered_or_not_the_loss_is_the_same():
     objective, params, _ = build("bert")
-    run = tiny.quick_jit(lambda params, data: objective.output(params, data).generator)
+    run = jax.jit(lambda params, data: objective.output(params, data).generator)
     some, every = run(params, batch()), run(params, batch(gathered=False))
     places = batch()["logits_at"]
     expected = np.take_along_axis(np.asarray(every.logits), places[..., None], axis=1)

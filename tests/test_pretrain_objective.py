@@ -53,7 +53,7 @@ def loss_and_gradient(arch, batch, chunked=True):
     module, params = built(arch)
     objective = MaskedTokens(module, "masked_lm", chunked)
 
-    @tiny.quick_jit
+    @jax.jit
     def run(params):
         def loss(params):
             (term,) = objective(params, batch, None)

@@ -58,7 +58,7 @@ def program(module):
 
         return jax.grad(scalar, has_aux=True)(params)
 
-    return tiny.quick_jit(of)
+    return jax.jit(of)
 
 
 @functools.cache

@@ -55,8 +55,8 @@ def test_scanned_equals_unrolled(arch):
     inputs = {**inputs, "head_mask": head_mask}
     unrolled = gradients(arch, Execution())
     scanned = gradients(arch, Execution(scan_layers=True, remat="dots"))
-    grads, out = tiny.quick_jit(unrolled)(params, inputs)
-    found_grads, found = tiny.quick_jit(scanned)(stack_layers(params), inputs)
+    grads, out = jax.jit(unrolled)(params, inputs)
+    found_grads, found = jax.jit(scanned)(stack_layers(params), inputs)
     assert len(found.hidden_states) == len(out.hidden_states) == 3
     assert len(found.attentions) == len(out.attentions) == 2
     assert_close(found, out)
@@ -95,7 +95,7 @@ def test_rematerialised_equals_stored_with_dropout_on(arch):
 
     def run(policy):
         of = gradients(arch, Execution(remat=policy), dropout=True, **one_layer)
-        return tiny.quick_jit(of)(params, inputs)
+        return jax.jit(of)(params, inputs)
 
     expected = run("none")
     # What a policy saves does not depend on the architecture: one is tried with all of them.

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import tiny
 from jax.sharding import NamedSharding, PartitionSpec
-from training_runs import make_rows, quick_compiles  # noqa: F401
+from training_runs import make_rows  # noqa: F401
 
 import jbert
 from jbert.losses import Term
@@ -30,7 +30,6 @@ from jbert.training.step import TaskObjective
 from jbert.training.step_files import open_step
 from jbert.trees import flatten
 
-pytestmark = pytest.mark.usefixtures("quick_compiles")
 TASK = "sequence_classification"
 # Without dropout, whose draws differ between meshes.
 CONFIG = tiny.config(

@@ -20,7 +20,6 @@ from training_runs import (
     follow,
     loss_of,
     make_rows,
-    quick_compiles,  # noqa: F401
 )
 
 from jbert import sharding
@@ -40,7 +39,6 @@ from jbert.training.parallel import (
 from jbert.training.state import state_bytes
 from jbert.training.step import EvalStep
 
-pytestmark = pytest.mark.usefixtures("quick_compiles")
 PMAP = {"wrapper": "pmap", "mesh": (8, 1, 1)}
 SMALL = Setup("distilbert", config=(("n_layers", 1),))
 

@@ -10,13 +10,11 @@ from jax.sharding import PartitionSpec
 from training_runs import (
     OPTIMIZER,
     Setup,
-    quick_compiles,  # noqa: F401
 )
 
 from jbert.execution import Execution
 from jbert.training.state import abstract_state, flat_target, from_flat, state_bytes, to_flat
 
-pytestmark = pytest.mark.usefixtures("quick_compiles")
 AVERAGED = dataclasses.replace(OPTIMIZER, ema=0.9, freeze=("encoder/embeddings/*",))
 UNROLLED = Setup("distilbert", optimizer=AVERAGED)
 SCANNED = dataclasses.replace(

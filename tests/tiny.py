@@ -1,6 +1,5 @@
 """A tiny configuration and a ragged batch for each architecture: what most tests run on."""
 
-import functools
 from typing import Any
 
 import flax.linen as nn
@@ -95,8 +94,3 @@ def random_params(shapes: Any, seed: int = 0, scale: float = 0.15) -> Any:
         return jnp.asarray(values + centre, leaf.dtype)
 
     return jax.tree_util.tree_map_with_path(fill, shapes)
-
-
-# Without the compiler's costly passes: compiles in half the time, for comparisons between programs.
-QUICK = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
-quick_jit = functools.partial(jax.jit, compiler_options=QUICK)
