@@ -11,7 +11,7 @@ class Cache:
     """Files below the user's cache directory, or none at all. What cannot be kept is made again."""
 
     # To be raised when other facts are read from the same program.
-    VERSION = 2
+    VERSION = 3
 
     def __init__(self, directory: Path | None = None, enabled: bool = True):
         self.directory = directory or cache_directory().parent / "plans"

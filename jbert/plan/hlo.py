@@ -41,17 +41,15 @@ class Collective:
 
 @dataclasses.dataclass(frozen=True)
 class Reading:
-    """cycles:       of a step on one device, by the compiler's estimate; 0 where it states none.
-    parts:        those cycles by what they are spent on.
-    loops:        how often each loop turns; None where the text does not tell.
-    generators:   how many operations draw random bits, loops not counted.
+    """cycles: of a step on one device, by the compiler's estimate; 0 where it states none.
+    parts:  those cycles by what they are spent on.
+    loops:  how often each loop turns; None where the text does not tell.
     """
 
     cycles: int
     parts: dict[str, int]
     collectives: tuple[Collective, ...]
     loops: tuple[int | None, ...]
-    generators: int = 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,12 +70,9 @@ def read(text: str, devices: int) -> Reading:
     parts: dict[str, int] = {}
     found: dict[tuple[str, int], list[int]] = {}
     loops: list[int | None] = []
-    generators = 0
 
     def walk(name: str, times: int, fused: bool) -> None:
-        nonlocal generators
         for one in computations.get(name, ()):
-            generators += one.opcode == "rng-bit-generator"
             kind = one.opcode.removesuffix("-start")
             if kind in COLLECTIVES:
                 size, among = _bytes(one, kind), _group(one.line, devices)
@@ -99,7 +94,7 @@ def read(text: str, devices: int) -> Reading:
         Collective(kind, among, len(sizes), sum(sizes), max(sizes))
         for (kind, among), sizes in sorted(found.items())
     )
-    return Reading(sum(parts.values()), parts, collectives, tuple(loops), generators)
+    return Reading(sum(parts.values()), parts, collectives, tuple(loops))
 
 
 def _parse(text: str) -> tuple[dict[str, list[_Instruction]], str]:

@@ -70,16 +70,10 @@ def predict(work: Work, wanted: Slice, facts: Facts) -> Prediction:
     moved = facts.arguments + facts.results + 2 * facts.temporary
     roofline = Roofline(flops / wanted.devices / chip.flops, moved / chip.bandwidth, links)
     why_not = why_not_optimal(wanted, facts, roofline)
-    optimal = None if why_not else optimal_seconds(facts)
+    optimal = None if why_not else facts.optimal_seconds
     cycles = reading.cycles / chip.clock
     kernels = kernel_seconds(work, wanted) if facts.attention != "xla" else 0.0
     return Prediction(cycles, kernels, links, roofline, optimal, why_not, flops, useful)
-
-
-def optimal_seconds(facts: Facts) -> float:
-    """The compiler's figure without the -1 s that it counts for each operation which draws random
-    bits, as it cannot tell what that takes."""
-    return facts.optimal_seconds + facts.reading.generators
 
 
 def why_not_optimal(wanted: Slice, facts: Facts, roofline: Roofline) -> str:
@@ -88,7 +82,7 @@ def why_not_optimal(wanted: Slice, facts: Facts, roofline: Roofline) -> str:
         return f"not plausible for whole models on {wanted.generation}"
     if facts.reading.loops:
         return "counts the body of a loop once; --unrolled has no loop over layers"
-    if (value := optimal_seconds(facts)) < roofline.arithmetic:
+    if (value := facts.optimal_seconds) < roofline.arithmetic:
         return f"{value:.3g} s, which is less than the arithmetic alone takes"
     return ""
 
