@@ -8,7 +8,8 @@ Data:
   a blank line between documents
 
 Hardware:
-  a TPU v3 Pod of 1024 chips, as its authors had; on fewer devices --accumulate 64 and so on
+  a TPU v3 Pod of 1024 chips, as its authors had; on fewer devices --accumulate 64 and so on.
+  Layers are computed again in the backward pass: what they hold would take 34 GiB of a core's 16
 
 Settings:
   You et al. 2019 (arXiv:1904.00962): 8599 updates, the first nine tenths of the epochs in batches
@@ -23,6 +24,7 @@ Measured here:
   not yet
 """
 
+from jbert.execution import Execution
 from jbert.training.config import LoggingConfig, OptimizerConfig
 from jbert.training.pretrain import CorpusConfig, Phase, PretrainConfig
 
@@ -36,5 +38,6 @@ config = PretrainConfig(
         Phase(length=512, steps=1562, batch_size=32_768),
     ),
     optimizer=OptimizerConfig(name="lamb", learning_rate=5e-3, warmup_steps=0.2),
+    execution=Execution(remat="full"),
     logging=LoggingConfig(steps=1),
 )
