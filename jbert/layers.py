@@ -128,7 +128,7 @@ class HeadsIn(nn.Module):
     def __call__(self, x: Float[Array, "b l d"]) -> Float[Array, "b h l e"]:
         kernel = kernel_of(self, KERNEL_AXES["heads_in"], x.shape[-1], self.heads, self.head_dim)
         bias = bias_of(self, ("heads", "head_dim"), self.heads, self.head_dim)
-        y = dot(x, kernel.reshape(x.shape[-1], -1), self.execution.dtype)
+        y = dot(x, _joined(kernel, (x.shape[-1], -1)), self.execution.dtype)
         y = add_bias(y, bias)
         y = jnp.swapaxes(y.reshape(*x.shape[:-1], self.heads, self.head_dim), 1, 2)
         return constrain(y, "batch", "heads", "length", "head_dim")
@@ -147,8 +147,15 @@ class HeadsOut(nn.Module):
         kernel = kernel_of(self, KERNEL_AXES["heads_out"], h, e, self.features)
         bias = bias_of(self, (None,), self.features)
         joined = jnp.swapaxes(x, 1, 2).reshape(b, length, h * e)
-        y = dot(joined, kernel.reshape(h * e, self.features), self.execution.dtype)
+        y = dot(joined, _joined(kernel, (h * e, self.features)), self.execution.dtype)
         return constrain(add_bias(y, bias), "batch", "length", None)
+
+
+def _joined(kernel: Array, shape: tuple[int, int]) -> Array:
+    """The kernel with heads and their features as one side of a matrix. XLA for TPUs would take the
+    two apart again in the product, and copy what it is multiplied with, four times a layer."""
+    joined = kernel.reshape(shape)
+    return jax.lax.optimization_barrier(joined) if backend.current() == "tpu" else joined
 
 
 class Embed(nn.Module):

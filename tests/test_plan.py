@@ -299,3 +299,14 @@ def test_a_small_model_compiles_for_a_slice(tmp_path):
     assert program.compiled(work, wanted, Cache(tmp_path)) == facts
     large = dataclasses.replace(work, batch_size=2**16)
     assert program.compiled(large, wanted, Cache(tmp_path)).needed > wanted.chip.memory
+
+
+@pytest.mark.tpu_plan
+def test_a_device_takes_no_more_for_the_rows_of_others():
+    """Dropout was once drawn for the whole batch on every chip."""
+    pytest.importorskip("libtpu", reason="the extra tpu-plan is not installed")
+    config, taken = presets()["bert-tiny"].config, []
+    for wanted in map(slice_of, ("v5e:2x2", "v5e:4x4")):
+        work = Work("tiny", config, "masked_lm", 32 * wanted.devices, 120, predictions=18)
+        taken.append(program.compiled(work, wanted, Cache(enabled=False), say=False).temporary)
+    assert taken[1] < 1.1 * taken[0]
