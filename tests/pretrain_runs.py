@@ -23,15 +23,13 @@ HEADS = {"distilbert": {"n_layers": 1, "n_heads": 4}}
 
 @pytest.fixture(scope="module", autouse=True)
 def one_device(tmp_path_factory):
-    """Tests that import this run on one device, without the compiler's costly passes."""
+    """Tests that import this run on one device."""
     first = make_mesh(devices=jax.devices()[:1])
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "mesh_of", lambda run: (first, run.mesh.rules))
         patch.setenv("JBERT_NO_COMPILE_CACHE", "1")
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp() / "cache"))
-        jax.config.update("jax_disable_most_optimizations", True)
         yield
-        jax.config.update("jax_disable_most_optimizations", False)
 
 
 def write_text(place: Path, documents: int = 40, seed: int = 0) -> str:

@@ -101,7 +101,7 @@ def test_a_masked_language_model_learns_and_goes_on_from_where_it_was(tmp_path):
     first = config(
         tmp_path, arch="distilbert", steps=15, evaluation=EvaluationConfig(steps=5),
         start=StartConfig(scratch=True, vocab_size=200),
-        optimizer=OptimizerConfig(learning_rate=3e-2, warmup_steps=0),
+        optimizer=OptimizerConfig(learning_rate=1e-2, warmup_steps=0),
     )  # fmt: skip
     figures = pretrain(first)
     evaluated = [line["perplexity"] for line in logged(first) if line["split"] == "validation"]
