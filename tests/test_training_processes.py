@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import jax
 import pytest
 import training_program as program
 from test_training_resume import job, resumed
@@ -17,6 +18,9 @@ from training_program import Job, Result, assert_close_run
 
 from jbert.training.config import ClusterConfig, RunError
 from jbert.training.step_files import open_step
+
+
+GONE = "Polled an error from coordination service"
 
 
 def address() -> str:
@@ -47,6 +51,10 @@ def run_two(jobs: list[Job], codes: tuple[int, ...] = (0, 0)) -> list[Result]:
     processes = [program.start(job) for job in jobs]
     found = tuple(program.code_of(process) for process in processes)
     results = [Result(job) for job in jobs]
+    if jax.__version_info__ < (0, 8) and codes == (143, 143) and found == (143, 1):
+        # It may abort a process that has saved and is about to end, as process 0 ended before it.
+        assert GONE in results[1].log and "stopped and saved" in results[1].log
+        return results
     assert found == codes, "\n\n".join(result.log for result in results)
     return results
 
