@@ -19,7 +19,6 @@ from training_program import Job, Result, assert_close_run
 from jbert.training.config import ClusterConfig, RunError
 from jbert.training.step_files import open_step
 
-
 GONE = "Polled an error from coordination service"
 
 
