@@ -128,7 +128,7 @@ def choose(
 def _xla(query, key, value, mask, relative, head_mask, dropout):
     # Scores, mask and softmax are float32 whatever the compute dtype: in bfloat16 the differences
     # between large scores vanish, and in float16 a mask's fill value overflows.
-    scores = jnp.einsum("bhqe,bhke->bhqk", query, key, preferred_element_type=jnp.float32)
+    scores = wide_einsum("bhqe,bhke->bhqk", query, key)
     if relative is not None:
         scores = scores + relative
     scores = scores * (query.shape[-1] ** -0.5)
@@ -140,10 +140,14 @@ def _xla(query, key, value, mask, relative, head_mask, dropout):
         weights = dropout(weights)
     if head_mask is not None:
         weights = weights * head_mask[None, :, None, None].astype(weights.dtype)
-    context = jnp.einsum(
-        "bhqk,bhke->bhqe", weights, value, preferred_element_type=jnp.float32
-    ).astype(value.dtype)
+    context = wide_einsum("bhqk,bhke->bhqe", weights, value).astype(value.dtype)
     return context, weights
+
+
+def wide_einsum(letters: str, one: Array, other: Array) -> Float[Array, "..."]:
+    """With sums of float32, whatever it multiplies."""
+    one, other = backend.as_multiplied(one), backend.as_multiplied(other)
+    return jnp.einsum(letters, one, other, preferred_element_type=jnp.float32)
 
 
 def _cudnn(query, key, value, visible: Visible, implementation: Any = "cudnn"):

@@ -2,10 +2,13 @@
 
 import contextlib
 import contextvars
+import functools
 import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 
 _lowering_for: contextvars.ContextVar[tuple[str, str] | None] = contextvars.ContextVar(
     "jbert_lowering_for", default=None
@@ -22,6 +25,28 @@ def kind() -> str:
     """What its devices call themselves, such as "TPU v3"; "" where nobody has said."""
     instead = _lowering_for.get()
     return instead[1] if instead else jax.devices()[0].device_kind
+
+
+def as_multiplied(x: jax.Array) -> jax.Array:
+    """x in the dtype that products of it are fastest in. They are summed in float32 either way, and
+    no product of two numbers of bfloat16 is rounded by either."""
+    if x.dtype != jnp.bfloat16 or current() != "cpu":
+        return x
+    # Before jax 0.8 XLA has no such product of a transposed kernel on a CPU, as tied words are.
+    if jax.__version_info__ >= (0, 8) and _cpu_multiplies_bfloat16():
+        return x
+    return x.astype(jnp.float32)
+
+
+@functools.cache
+def _cpu_multiplies_bfloat16() -> bool:
+    """Whether this machine's CPU has instructions for that which XLA was measured to gain by."""
+    try:
+        told = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return False
+    flags = next((line for line in told.splitlines() if line.startswith("flags")), "")
+    return not {"avx512_bf16", "amx_bf16"}.isdisjoint(flags.split())
 
 
 @contextlib.contextmanager

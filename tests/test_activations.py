@@ -1,5 +1,7 @@
 """Activation functions: what they keep for a backward pass. Their values are in tests/parity."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -21,6 +23,44 @@ def test_gelu_and_its_derivatives_are_jax_s(name, approximate):
     for mine, theirs in ((gelu, plain), (jax.grad(gelu), jax.grad(plain)),
                          (jax.jacfwd(jax.grad(gelu)), jax.jacfwd(jax.grad(plain)))):  # fmt: skip
         np.testing.assert_allclose(jax.vmap(mine)(x), jax.vmap(theirs)(x), rtol=1e-6, atol=1e-6)
+
+
+def exact_gelu(x):
+    """In double precision, with its derivative."""
+    below = 0.5 * math.erfc(-x / math.sqrt(2))
+    return x * below, below + x * math.exp(-0.5 * x * x) / math.sqrt(2 * math.pi)
+
+
+def exact_gelu_new(x):
+    c, cubic = math.sqrt(2 / math.pi), 0.044715
+    t = math.tanh(c * (x + cubic * x**3))
+    slope = 0.5 * x * (1 - t * t) * c * (1 + 3 * cubic * x * x)
+    return 0.5 * x * (1 + t), 0.5 * (1 + t) + slope
+
+
+EXACT = {"gelu": exact_gelu, "gelu_new": exact_gelu_new}
+
+
+@pytest.mark.parametrize("name", PLAIN)
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+def test_gelu_is_exact_until_it_is_rounded(name, dtype):
+    x = jnp.linspace(-8, 8, 2001).astype(dtype)
+    exact = np.array([EXACT[name](v) for v in x.tolist()]).T
+    functions = ACTIVATIONS[name], jax.vmap(jax.grad(ACTIVATIONS[name]))
+    # What float32 loses: one minus the square of tanh, in the derivative, is all cancellation.
+    for function, expected, lost in zip(functions, exact, (3e-7, 1.5e-6), strict=True):
+        found = jax.jit(function)(x)
+        assert found.dtype == dtype
+        error = np.abs(np.asarray(found, np.float64) - expected)
+        half_a_step = float(jnp.finfo(dtype).eps) / 2 * np.abs(expected)
+        assert (error <= half_a_step + lost * np.maximum(1, np.abs(x.astype("float32")))).all()
+
+
+@pytest.mark.parametrize("name", PLAIN)
+def test_gelu_far_out(name):
+    x = jnp.array([-1e30, -100, 100, 1e30])
+    assert ACTIVATIONS[name](x).tolist() == [0, 0, *x[2:].tolist()]
+    assert jax.vmap(jax.grad(ACTIVATIONS["gelu"]))(x).tolist() == [0, 0, 1, 1]
 
 
 def test_gelu_keeps_less_than_jax_s():

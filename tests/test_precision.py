@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 import tiny
 
+from jbert import backend
 from jbert.attention import _xla
 from jbert.execution import Execution
-from jbert.layers import LayerNorm
+from jbert.layers import LayerNorm, dot
 from jbert.load import from_config
 from jbert.loaded import Bert
 from jbert.losses import loss
@@ -82,6 +83,35 @@ def test_small_heads_are_float32_whatever_the_compute_dtype(arch, task):
     run = lambda p, x: module.apply({"params": p}, **x)  # noqa: E731
     out = jax.eval_shape(run, params, tiny.batch(arch))
     assert {out[name].dtype.name for name in out.keys()} == {"float32"}
+
+
+@pytest.mark.parametrize("platform", ["cpu", "tpu"])
+@pytest.mark.parametrize("instructions", [True, False])
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_products_are_of_the_compute_dtype_where_there_are_such(
+    platform, instructions, dtype, monkeypatch
+):
+    monkeypatch.setattr(backend, "_cpu_multiplies_bfloat16", lambda: instructions)
+    x, kernel = jnp.ones((4, 8)), jnp.ones((8, 2))
+    with backend.lowering_for(platform):
+        traced = jax.make_jaxpr(lambda x, kernel: dot(x, kernel, dtype))(x, kernel)
+    (product,) = [e for e in traced.eqns if e.primitive.name == "dot_general"]
+    new_enough = jax.__version_info__ >= (0, 8)
+    native = platform == "tpu" or (instructions and new_enough) or dtype == "float16"
+    assert {v.aval.dtype for v in product.invars} == {jnp.dtype(dtype if native else "float32")}
+    assert product.outvars[0].aval.dtype == "float32"
+    assert traced.out_avals[0].dtype == dtype
+
+
+@pytest.mark.parametrize("flags", ["fma avx2 avx512_bf16", "fma avx2", "avx512_bf16_not", None])
+def test_what_a_cpu_has_is_read_from_the_machine(flags, monkeypatch):
+    def read_text(path, **_):
+        if flags is None:
+            raise FileNotFoundError(path)
+        return f"model name\t: avx512_bf16\nflags\t\t: fpu {flags}\nbugs\t: none\n"
+
+    monkeypatch.setattr(backend.Path, "read_text", read_text)
+    assert backend._cpu_multiplies_bfloat16.__wrapped__() == (flags == "fma avx2 avx512_bf16")
 
 
 def test_norm_statistics_are_float32():
