@@ -25,6 +25,8 @@ from benchmarks.rounds import Plan, measure
 from benchmarks.scaling.run import SCALES, run_scale
 from benchmarks.workloads import Workload
 
+INSTRUCTIONS = ("avx2", "avx512f", "avx512_bf16", "amx_bf16")
+
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
@@ -72,13 +74,17 @@ def device(python: str) -> tuple[str, str]:
 def machine(kind: str, name: str) -> str:
     if kind != "cpu":
         return f"{name}, {os.cpu_count()} CPU cores"
-    model = platform.processor() or platform.machine()
+    model, flags = platform.processor() or platform.machine(), ""
     try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        model = next(line.split(":", 1)[1].strip() for line in lines if "model name" in line)
-    except (OSError, StopIteration):
+        told = Path("/proc/cpuinfo").read_text().splitlines()
+        lines = dict(line.split(":", 1) for line in reversed(told) if ":" in line)
+        said = {key.strip(): value.strip() for key, value in lines.items()}
+        model, flags = said["model name"], said["flags"]
+    except (OSError, KeyError):
         pass
-    return f"{model}, {os.cpu_count()} CPU cores"
+    # Two processors of one name differ most in these.
+    has = ", ".join(name for name in INSTRUCTIONS if name in flags.split())
+    return f"{model}, {os.cpu_count()} CPU cores" + (f" with {has}" if has else "")
 
 
 def chosen_workloads(args: argparse.Namespace, kind: str) -> list[tuple[str, Workload]]:

@@ -10,6 +10,7 @@ import sys
 import numpy as np
 import pytest
 
+import benchmarks.__main__
 from benchmarks import channel, contenders, figures, idle, results, rounds, workloads
 from benchmarks.__main__ import parse
 from benchmarks.cells import CELLS
@@ -73,6 +74,18 @@ def test_the_machine_is_read_from_its_counters(monkeypatch, tmp_path):
     assert idle.busy_seconds() == pytest.approx(1.56)
     monkeypatch.setattr(idle, "STAT", tmp_path / "none")
     assert idle.busy_seconds() is None and idle.wait(0.0) == (0.0, True)
+
+
+@pytest.mark.parametrize(("flags", "with_"), {
+    "fpu": "", "fpu avx2": " with avx2",
+    "avx512f fma avx2 avx512_bf16": " with avx2, avx512f, avx512_bf16",
+}.items())  # fmt: skip
+def test_machines_of_one_name_are_told_apart(monkeypatch, flags, with_):
+    told = f"model name\t: Some CPU\nflags\t\t: {flags}\n\nmodel name\t: Some CPU\n"
+    monkeypatch.setattr(benchmarks.__main__.Path, "read_text", lambda path: told)
+    monkeypatch.setattr(benchmarks.__main__.os, "cpu_count", lambda: 2)
+    assert benchmarks.__main__.machine("cpu", "cpu") == f"Some CPU, 2 CPU cores{with_}"
+    assert benchmarks.__main__.machine("gpu", "Some GPU") == "Some GPU, 2 CPU cores"
 
 
 # A worker of the protocol without a library: it answers from its command line.
