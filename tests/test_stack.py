@@ -40,10 +40,16 @@ def gradients(arch, execution, dropout=False, **changes):
 def assert_close(found, expected, tolerance=1e-5):
     """Within a tolerance relative to each array's largest number."""
 
-    def close(a, b):
-        np.testing.assert_allclose(a, b, rtol=0, atol=tolerance * max(1.0, np.abs(b).max()))
+    def close(path, a, b):
+        atol = tolerance * max(1.0, np.abs(b).max())
+        if jax.tree_util.keystr(path).endswith("['key']['bias']"):
+            # It moves all scores of a query alike, which softmax takes back: a gradient of zero, of
+            # which only rounding is there, and on every CPU another one.
+            np.testing.assert_allclose(b, 0, atol=1e-5)
+            atol = 1e-5
+        np.testing.assert_allclose(a, b, rtol=0, atol=atol)
 
-    jax.tree.map(close, found, expected)
+    jax.tree_util.tree_map_with_path(close, found, expected)
 
 
 @each_architecture
