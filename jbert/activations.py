@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -26,12 +27,23 @@ def _exact(x: jax.Array) -> jax.Array:
 def _gelu(plain: Activation) -> Activation:
     def wide(x: jax.Array) -> jax.Array:
         # In half precision every step would be rounded, and be slower than one in float32.
-        return plain(x.astype(jnp.promote_types(x.dtype, jnp.float32))).astype(x.dtype)
+        return plain(x.astype(jnp.promote_types(x.dtype, jnp.float32)))
 
-    # On a CPU XLA would keep several of its steps for the backward pass, each as large as what it
-    # is given; to make them again takes no longer. Compilers of accelerators choose for themselves.
-    again = jax.checkpoint(wide)
-    return lambda x: again(x) if backend.current() == "cpu" else wide(x)
+    @jax.custom_jvp
+    def with_slope(x: jax.Array) -> jax.Array:
+        return wide(x).astype(x.dtype)
+
+    @with_slope.defjvp
+    def _(at: Any, by: Any) -> Any:
+        # One array for the backward pass, as large as what it is the slope at: scanned layers keep
+        # all that they are told to, and of the steps that would be several, in float32.
+        y, slope = jax.jvp(wide, at, (jnp.ones_like(at[0]),))
+        return y.astype(at[0].dtype), slope.astype(at[0].dtype) * by[0]
+
+    # On a CPU XLA would compute the slope where it is read, and keep both it and what it is the
+    # slope at; to make it again takes no longer.
+    again = jax.checkpoint(lambda x: wide(x).astype(x.dtype))
+    return lambda x: again(x) if backend.current() == "cpu" else with_slope(x)
 
 
 # "gelu" is the exact error-function form; the tanh form differs from it by up to 5e-4.

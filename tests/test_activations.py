@@ -7,11 +7,19 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jbert import backend
 from jbert.activations import ACTIVATIONS
 
 PLAIN = {"gelu": False, "gelu_new": True}
 
 
+@pytest.fixture(params=["cpu", "tpu"])
+def platform(request):
+    with backend.lowering_for(request.param):
+        yield request.param
+
+
+@pytest.mark.usefixtures("platform")
 @pytest.mark.parametrize(("name", "approximate"), PLAIN.items())
 def test_gelu_and_its_derivatives_are_jax_s(name, approximate):
     x = jnp.linspace(-3, 3, 101)
@@ -41,6 +49,7 @@ def exact_gelu_new(x):
 EXACT = {"gelu": exact_gelu, "gelu_new": exact_gelu_new}
 
 
+@pytest.mark.usefixtures("platform")
 @pytest.mark.parametrize("name", PLAIN)
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
 def test_gelu_is_exact_until_it_is_rounded(name, dtype):
@@ -56,11 +65,19 @@ def test_gelu_is_exact_until_it_is_rounded(name, dtype):
         assert (error <= half_a_step + lost * np.maximum(1, np.abs(x.astype("float32")))).all()
 
 
+@pytest.mark.usefixtures("platform")
 @pytest.mark.parametrize("name", PLAIN)
 def test_gelu_far_out(name):
     x = jnp.array([-1e30, -100, 100, 1e30])
     assert ACTIVATIONS[name](x).tolist() == [0, 0, *x[2:].tolist()]
     assert jax.vmap(jax.grad(ACTIVATIONS["gelu"]))(x).tolist() == [0, 0, 1, 1]
+
+
+def test_what_gelu_leaves_for_its_derivative_is_as_large_as_what_it_is_given(platform):
+    x = jnp.ones((4, 8), jnp.bfloat16)
+    _, backward = jax.eval_shape(lambda x: jax.vjp(ACTIVATIONS["gelu"], x), x)
+    kept = [leaf for leaf in jax.tree.leaves(backward) if leaf.size == x.size]
+    assert [leaf.dtype for leaf in kept] == [x.dtype]
 
 
 def test_gelu_keeps_less_than_jax_s():

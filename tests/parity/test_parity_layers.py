@@ -127,8 +127,9 @@ def test_one_layer(arch, variant, scale):
     assert sorted(actual) == sorted(wanted)
     largest = max(np.abs(g).max() for g in wanted.values())
     for path, gradient in wanted.items():
-        # Summed over all positions, what a key's bias gets cancels down to the sum's rounding.
-        floor = largest * oracle.LAYER * 1e-2
+        # A key's bias moves all scores of a query alike, which softmax takes back: what both sides
+        # have there is the rounding of a sum that cancels.
+        floor = largest * oracle.LAYER * (0.1 if path.endswith("key/bias") else 0.01)
         difference = np.abs(np.asarray(actual[path]) - gradient).max()
         allowed = oracle.LAYER * np.abs(gradient).max() + floor
         assert difference <= allowed, f"{path} deviates by {difference:.1e}, beyond {allowed:.1e}"
