@@ -4,7 +4,7 @@
     python -m benchmarks B D --peers --environments peers.json
     python -m benchmarks B --before CHECKOUT           # this checkout against another one
     python -m benchmarks S1 S3                         # how cost grows: plots and checks
-    python -m benchmarks table --into docs/speed_avx2.md  # what was measured, as Markdown
+    python -m benchmarks table --into docs/speed_avx512.md  # what was measured, as Markdown
 
 Every workload is written to --out as soon as it is there, and not measured again unless --again
 is given: the same command goes on where it was stopped.
