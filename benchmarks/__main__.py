@@ -24,6 +24,7 @@ from benchmarks.cells import CELLS
 from benchmarks.rounds import Plan, measure
 from benchmarks.scaling.run import SCALES, run_scale
 from benchmarks.workloads import Workload
+from jbert.backend import host_cpu
 
 INSTRUCTIONS = ("avx2", "avx512f", "avx512_bf16", "amx_bf16")
 
@@ -74,16 +75,11 @@ def device(python: str) -> tuple[str, str]:
 def machine(kind: str, name: str) -> str:
     if kind != "cpu":
         return f"{name}, {os.cpu_count()} CPU cores"
-    model, flags = platform.processor() or platform.machine(), ""
-    try:
-        told = Path("/proc/cpuinfo").read_text().splitlines()
-        lines = dict(line.split(":", 1) for line in reversed(told) if ":" in line)
-        said = {key.strip(): value.strip() for key, value in lines.items()}
-        model, flags = said["model name"], said["flags"]
-    except (OSError, KeyError):
-        pass
+    said = host_cpu()
+    model = said.get("model name") or platform.processor() or platform.machine()
+    flags = said.get("flags", "").split()
     # Two processors of one name differ most in these.
-    has = ", ".join(name for name in INSTRUCTIONS if name in flags.split())
+    has = ", ".join(name for name in INSTRUCTIONS if name in flags)
     return f"{model}, {os.cpu_count()} CPU cores" + (f" with {has}" if has else "")
 
 

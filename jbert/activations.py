@@ -18,7 +18,7 @@ _SQRT_HALF = 0.5**0.5
 
 
 def _exact(x: jax.Array) -> jax.Array:
-    # JAX's own is by erfc, which takes two to three times as long: it computes one approximation
+    # JAX's own is by erfc, which takes longer: it computes one approximation
     # for small numbers, another for large ones, and takes one of them. What that gains is digits of
     # results below 1e-5, which PyTorch, and so every BERT so far, does not have either.
     return 0.5 * x * (1.0 + jax.lax.erf(x * _SQRT_HALF))

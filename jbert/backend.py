@@ -41,12 +41,17 @@ def as_multiplied(x: jax.Array) -> jax.Array:
 @functools.cache
 def _cpu_multiplies_bfloat16() -> bool:
     """Whether this machine's CPU has instructions for that which XLA was measured to gain by."""
+    return not {"avx512_bf16", "amx_bf16"}.isdisjoint(host_cpu().get("flags", "").split())
+
+
+def host_cpu() -> dict[str, str]:
+    """What Linux says of this machine's first processor; nothing elsewhere."""
     try:
         told = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
     except OSError:
-        return False
-    flags = next((line for line in told.splitlines() if line.startswith("flags")), "")
-    return not {"avx512_bf16", "amx_bf16"}.isdisjoint(flags.split())
+        return {}
+    pairs = (line.split(":", 1) for line in told.split("\n\n")[0].splitlines() if ":" in line)
+    return {name.strip(): value.strip() for name, value in pairs}
 
 
 @contextlib.contextmanager

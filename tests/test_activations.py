@@ -70,7 +70,9 @@ def test_gelu_is_exact_until_it_is_rounded(name, dtype):
 def test_gelu_far_out(name):
     x = jnp.array([-1e30, -100, 100, 1e30])
     assert ACTIVATIONS[name](x).tolist() == [0, 0, *x[2:].tolist()]
-    assert jax.vmap(jax.grad(ACTIVATIONS["gelu"]))(x).tolist() == [0, 0, 1, 1]
+    # The tanh form's derivative, JAX's too, has a cube in it that is infinite there.
+    if name == "gelu":
+        assert jax.vmap(jax.grad(ACTIVATIONS[name]))(x).tolist() == [0, 0, 1, 1]
 
 
 def test_what_gelu_leaves_for_its_derivative_is_as_large_as_what_it_is_given(platform):
