@@ -139,7 +139,9 @@ def _xla(query, key, value, mask, relative, head_mask, dropout):
     if dropout is not None:
         weights = dropout(weights)
     if head_mask is not None:
-        weights = weights * head_mask[None, :, None, None].astype(weights.dtype)
+        # In float32, as its gradient is a sum over all there is.
+        masked = weights.astype(jnp.float32) * head_mask[None, :, None, None].astype(jnp.float32)
+        weights = masked.astype(value.dtype)
     context = wide_einsum("bhqk,bhke->bhqe", weights, value).astype(value.dtype)
     return context, weights
 

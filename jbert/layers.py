@@ -80,9 +80,21 @@ def dot(x: Array, kernel: Array, dtype: str, over: int = 0) -> Float[Array, "...
     ).astype(dtype)
 
 
+def add_shared(x: Array, shared: Array) -> Array:
+    """x + what its first axes share.
+
+    The gradient of that is a sum over all of them, and made in float32: one in bfloat16 stops
+    growing after a few hundred terms.
+    """
+    wide = shared.astype(jnp.float32)
+    # Spelled out for those who run with rank promotion forbidden.
+    wide = wide.reshape((1,) * (x.ndim - shared.ndim) + shared.shape)
+    return x + jnp.broadcast_to(wide, x.shape).astype(x.dtype)
+
+
 def add_bias(x: Array, bias: Array) -> Array:
-    """x + bias on the last axis, spelled out for those who run with rank promotion forbidden."""
-    return x + _last_axis(bias, x).astype(x.dtype)
+    """x + bias on the last axis."""
+    return add_shared(x, bias.reshape(-1))
 
 
 def _last_axis(vector: Array, x: Array) -> Array:

@@ -12,10 +12,11 @@ import tiny
 from jbert import backend
 from jbert.attention import _xla
 from jbert.execution import Execution
-from jbert.layers import LayerNorm, dot
+from jbert.layers import LayerNorm, add_shared, dot
 from jbert.load import from_config
 from jbert.loaded import Bert
 from jbert.losses import loss
+from jbert.plan.arithmetic import inner_jaxprs
 from jbert.sharding import make_mesh
 from jbert.trees import flatten
 
@@ -83,6 +84,61 @@ def test_small_heads_are_float32_whatever_the_compute_dtype(arch, task):
     run = lambda p, x: module.apply({"params": p}, **x)  # noqa: E731
     out = jax.eval_shape(run, params, tiny.batch(arch))
     assert {out[name].dtype.name for name in out.keys()} == {"float32"}
+
+
+@pytest.mark.parametrize(
+    ("shape", "over"), [((8,), (0, 1)), ((1, 4, 8), 0)], ids=["a bias", "positions"]
+)
+def test_what_many_rows_share_has_a_gradient_summed_in_float32(shape, over):
+    x = jnp.zeros((8192, 4, 8), jnp.bfloat16)
+    slopes = 0.3 + jax.random.normal(jax.random.key(0), x.shape, jnp.bfloat16)
+
+    def total(shared):
+        return jnp.vdot(add_shared(x, shared).astype(jnp.float32), slopes.astype(jnp.float32))
+
+    found = jax.jit(jax.grad(total))(jnp.zeros(shape))
+    expected = np.asarray(slopes, np.float64).sum(over).reshape(shape)
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+
+def test_a_head_mask_has_a_gradient_summed_in_float32():
+    query, key, value = jax.random.normal(jax.random.key(0), (3, 64, 2, 64, 4), jnp.bfloat16)
+
+    def total(mask, dtype):
+        parts = (part.astype(dtype) for part in (query, key, jnp.abs(value)))
+        return jnp.sum(_xla(*parts, None, None, mask, None)[0].astype(jnp.float32))
+
+    found, expected = (jax.jit(jax.grad(total), static_argnums=1)(jnp.ones(2), dtype)
+                       for dtype in ("bfloat16", "float32"))  # fmt: skip
+    np.testing.assert_allclose(found, expected, rtol=1e-3)
+
+
+@pytest.mark.parametrize("scan_layers", [False, True])
+@pytest.mark.parametrize(
+    ("arch", "task"), [p for p in tiny.PAIRS if tiny.labels(p[1], tiny.batch(p[0], p[1]))]
+)
+def test_a_training_step_sums_nothing_in_bfloat16(arch, task, scan_layers):
+    module, params = tiny.model(arch, task, Execution("bfloat16", scan_layers=scan_layers))
+    inputs = tiny.batch(arch, task)
+
+    def mean_loss(params):
+        rngs = {"dropout": jax.random.key(0)}
+        output = module.apply({"params": params}, **inputs, deterministic=False, rngs=rngs)
+        return loss(task, module.config, output, tiny.labels(task, inputs))
+
+    traced = list(equations(jax.make_jaxpr(jax.grad(mean_loss))(params)))
+    assert any(equation.primitive.name == "reduce_sum" for equation in traced)
+    for equation in traced:
+        if equation.primitive.name in ("reduce_sum", "scatter-add", "cumsum"):
+            assert equation.outvars[0].aval.dtype != jnp.bfloat16, equation
+
+
+def equations(jaxpr):
+    """All of a traced function, those within others' too."""
+    for equation in getattr(jaxpr, "jaxpr", jaxpr).eqns:
+        yield equation
+        for inner in inner_jaxprs(equation.params):
+            yield from equations(inner)
 
 
 @pytest.mark.parametrize("platform", ["cpu", "tpu"])

@@ -24,6 +24,7 @@ from jbert.layers import (
     FeedForward,
     LayerNorm,
     LayerOutput,
+    add_shared,
     word_table,
 )
 from jbert.models import tasks
@@ -137,7 +138,7 @@ class BertEmbeddings(nn.Module):
             name="position",
         )(inputs.position_ids)  # fmt: skip
         if c.position_embedding_type == "absolute":
-            x = x + position
+            x = add_shared(x, position)
         x = LayerNorm(c.layer_norm_eps, run, name="norm")(x)
         return Dropout(c.hidden_dropout_prob, deterministic=inputs.context.deterministic)(x)
 

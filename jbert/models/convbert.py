@@ -28,6 +28,7 @@ from jbert.layers import (
     HeadsOut,
     LayerNorm,
     LayerOutput,
+    add_shared,
     weight_dropout,
     word_table,
 )
@@ -158,10 +159,11 @@ class ConvBertEmbeddings(nn.Module):
         c, run, std = self.config, self.execution, self.config.initializer_range
         word = Embed(c.vocab_size, c.embedding_size, std, run, c.pad_token_id, name="word")
         x = embed_words(word, inputs)
-        x = x + Embed(
+        position = Embed(
             c.max_position_embeddings, c.embedding_size, std, run, role="position",
             name="position",
-        )(inputs.position_ids)  # fmt: skip
+        )  # fmt: skip
+        x = add_shared(x, position(inputs.position_ids))
         x = x + Embed(
             c.type_vocab_size, c.embedding_size, std, run, role="segment", name="segment"
         )(inputs.token_type_ids)

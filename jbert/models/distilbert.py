@@ -25,6 +25,7 @@ from jbert.layers import (
     FeedForward,
     LayerNorm,
     LayerOutput,
+    add_shared,
     word_table,
 )
 from jbert.models import tasks
@@ -137,7 +138,7 @@ class DistilBertEmbeddings(nn.Module):
             table_init=sinusoids if c.sinusoidal_pos_embds else None,
             trainable=not c.sinusoidal_pos_embds, name="position",
         )  # fmt: skip
-        x = embed_words(word, inputs) + position(inputs.position_ids)
+        x = add_shared(embed_words(word, inputs), position(inputs.position_ids))
         x = LayerNorm(EPS, run, name="norm")(x)
         return Dropout(c.dropout, deterministic=inputs.context.deterministic)(x)
 

@@ -28,6 +28,7 @@ from jbert.layers import (
     LayerOutput,
     NoNorm,
     add_bias,
+    add_shared,
     dot,
     vocab_bias,
     vocab_table,
@@ -165,10 +166,11 @@ class MobileBertEmbeddings(nn.Module):
         widened = Dense(c.hidden_size, "inner", std, run, name="transformation")(x)
         if c.trigram_input or c.embedding_size != c.hidden_size:
             x = widened
-        x = x + Embed(
+        position = Embed(
             c.max_position_embeddings, c.hidden_size, std, run, role="position",
             name="position",
-        )(inputs.position_ids)  # fmt: skip
+        )  # fmt: skip
+        x = add_shared(x, position(inputs.position_ids))
         x = x + Embed(c.type_vocab_size, c.hidden_size, std, run, role="segment", name="segment")(
             inputs.token_type_ids
         )
