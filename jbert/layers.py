@@ -81,11 +81,8 @@ def dot(x: Array, kernel: Array, dtype: str, over: int = 0) -> Float[Array, "...
 
 
 def add_shared(x: Array, shared: Array) -> Array:
-    """x + what its first axes share.
-
-    The gradient of that is a sum over all of them, and made in float32: one in bfloat16 stops
-    growing after a few hundred terms.
-    """
+    """x + what its first axes share. The gradient of that, a sum over all of them, is made in
+    float32: one in bfloat16 stops growing after a few hundred terms."""
     wide = shared.astype(jnp.float32)
     # Spelled out for those who run with rank promotion forbidden.
     wide = wide.reshape((1,) * (x.ndim - shared.ndim) + shared.shape)
