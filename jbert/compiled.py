@@ -11,9 +11,12 @@ from jax.core import Tracer
 
 from jbert import backend
 
+# The pass that would remove optimization barriers before anything is fused. `layers.NoNorm` has
+# some: 8 texts of 128 tokens took two cores 0.8 of the time with them.
+BARRIERS = ("xla_disable_hlo_passes", "cse_barrier_expander")
 # YNNPACK's products cost tens of microseconds each to start, and MobileBERT has 400 small ones:
 # Eigen's, which XLA takes instead, made one text of 128 tokens 1.3 times as fast on two cores.
-SMALL_PRODUCTS = {"xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_REDUCE"}
+SMALL_PRODUCTS = ("xla_cpu_experimental_ynn_fusion_type", "LIBRARY_FUSION_TYPE_REDUCE")
 FEW_TOKENS = 512
 
 
@@ -22,24 +25,31 @@ class Compiled:
 
     def __init__(self, function: Callable[..., Any], static_argnames: tuple[str, ...]):
         jit = functools.partial(jax.jit, function, static_argnames=static_argnames)
-        self.plain, self._small = jit(), jit(compiler_options=SMALL_PRODUCTS)
+        self.plain = jit()
+        self._tuned = functools.cache(lambda *chosen: jit(compiler_options=dict(chosen)))
 
     def of(self, model_type: str, params: Any, inputs: Mapping[str, Any]) -> Callable[..., Any]:
         """The one for a call with these arguments."""
-        few = np.size(inputs["input_ids"]) <= FEW_TOKENS
-        if model_type != "mobilebert" or not few or backend.current() != "cpu":
-            return self.plain
+        chosen = _options(model_type, np.size(inputs["input_ids"]))
         # Inside of another function's transformation there is nothing to choose.
         leaves = jax.tree.leaves((params, inputs, jnp.zeros(())))
         traced = any(isinstance(leaf, Tracer) for leaf in leaves)
-        return self.plain if traced or not _known() else self._small
+        return self._tuned(*chosen) if chosen and not traced else self.plain
+
+
+def _options(model_type: str, tokens: int) -> list[tuple[str, str]]:
+    if model_type != "mobilebert" or backend.current() != "cpu":
+        return []
+    wanted = [BARRIERS] if tokens > FEW_TOKENS else [BARRIERS, SMALL_PRODUCTS]
+    return [option for option in wanted if _known(option)]
 
 
 @functools.cache
-def _known() -> bool:
-    """Whether this jaxlib has such an option: no list of them can be asked for."""
+def _known(option: tuple[str, str]) -> bool:
+    """Whether this jaxlib compiles with such an option: no list of them can be asked for."""
+    barrier = jax.jit(jax.lax.optimization_barrier, compiler_options=dict([option]))
     try:
-        jax.jit(lambda x: x, compiler_options=SMALL_PRODUCTS).lower(0).compile()
+        barrier.lower(0).compile()
     except jax.errors.JaxRuntimeError:
         return False
     return True

@@ -232,7 +232,10 @@ class NoNorm(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "*batch d"]) -> Float[Array, "*batch d"]:
         scale, bias = _scale_and_bias(self, x)
-        return _constrain_hidden((x * scale + bias).astype(self.execution.dtype))
+        x = _constrain_hidden((x * scale + bias).astype(self.execution.dtype))
+        # A sum with a residual follows. XLA on a CPU would make each reader's x again from what it
+        # is made of, which nothing ends: there is no mean here. The last layer would add up all.
+        return jax.lax.optimization_barrier(x) if backend.current() == "cpu" else x
 
 
 def _scale_and_bias(module: Any, x: Array) -> tuple[Array, Array]:

@@ -1,5 +1,7 @@
 """Options of XLA: whose calls have them, and that they change no result."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,6 +12,8 @@ import jbert
 from jbert import backend, compiled
 from jbert.compiled import FEW_TOKENS, Compiled
 
+_FUSED = re.compile(r"^%fused_computation\S* \((.*)\) -> ", re.MULTILINE)
+
 
 @pytest.fixture(scope="module")
 def mobilebert():
@@ -17,31 +21,47 @@ def mobilebert():
     return jbert.Bert(module.config, module, params)
 
 
-def test_few_tokens_of_mobilebert_on_a_cpu_and_nothing_else(monkeypatch):
+def test_mobilebert_on_a_cpu_and_nothing_else(monkeypatch):
     program = Compiled(lambda x: x, ())
-    monkeypatch.setattr(compiled, "_known", lambda: True)
+    monkeypatch.setattr(compiled, "_known", lambda option: True)
 
-    def plain(model_type="mobilebert", tokens=FEW_TOKENS, params=0.0):
+    def of(model_type="mobilebert", tokens=FEW_TOKENS, params=0.0):
         inputs = {"input_ids": np.zeros((1, tokens), np.int32)}
-        return program.of(model_type, params, inputs) is program.plain
+        return program.of(model_type, params, inputs)
 
-    assert not plain()
-    assert plain(tokens=FEW_TOKENS + 1) and plain("bert")
-    assert jax.jit(lambda: int(plain()))() == 1
-    assert jax.grad(lambda x: x * plain(params=x))(1.0) == 1.0
+    few, many, plain = of(), of(tokens=FEW_TOKENS + 1), of("bert")
+    assert len({few, many, plain}) == 3 and plain is program.plain
+    assert of(tokens=1) is few and of(tokens=2 * FEW_TOKENS) is many
+    assert jax.jit(lambda: int(of() is plain))() == 1
+    assert jax.grad(lambda x: x * (of(params=x) is plain))(1.0) == 1.0
     with backend.lowering_for("tpu"):
-        assert plain()
+        assert of() is plain
 
 
 def test_an_option_that_this_jaxlib_lacks_is_not_given(monkeypatch):
-    compiled._known.cache_clear()
-    monkeypatch.setattr(compiled, "SMALL_PRODUCTS", {"xla_cpu_no_such_thing": "1"})
-    try:
-        assert not compiled._known()
-        inputs = {"input_ids": np.zeros((1, 1), np.int32)}
-        assert (program := Compiled(lambda x: x, ())).of("mobilebert", (), inputs) is program.plain
-    finally:
-        compiled._known.cache_clear()
+    lacking = ("xla_cpu_no_such_thing", "1")
+    monkeypatch.setattr(compiled, "SMALL_PRODUCTS", lacking)
+    assert compiled._options("mobilebert", 1) == [compiled.BARRIERS]
+    monkeypatch.setattr(compiled, "BARRIERS", lacking)
+    program = Compiled(lambda x: x, ())
+    inputs = {"input_ids": np.zeros((1, 1), np.int32)}
+    assert program.of("mobilebert", (), inputs) is program.plain
+
+
+def test_no_layer_is_made_again_by_the_layers_after_it():
+    """What one fused loop reads does not grow with the layers before it."""
+
+    def most_read(layers):
+        module, params = tiny.model("mobilebert", None, num_hidden_layers=layers)
+        inputs = tiny.batch("mobilebert")
+        program = Compiled(lambda params, inputs: module.apply({"params": params}, **inputs), ())
+        compiled = program.of("mobilebert", params, inputs).lower(params, inputs).compile()
+        return max(map(read_by_a_loop, _FUSED.findall(compiled.as_text())))
+
+    def read_by_a_loop(parameters):
+        return parameters.count(": ")
+
+    assert most_read(7) == most_read(4)
 
 
 def test_the_results_are_those_of_the_plain_program(mobilebert, monkeypatch):

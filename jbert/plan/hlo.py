@@ -174,6 +174,7 @@ _PARTS = (
     ("/ffn", "feed-forward"),
     ("embeddings", "embeddings"),
     ("encoder.forward", "other layers"),
+    ("/layer_", "other layers"),
     ("jvp", "head and loss"),
     ("forward", "head and loss"),
     ("jit(run)", "optimizer"),
