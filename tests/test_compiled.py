@@ -24,6 +24,7 @@ def mobilebert():
 def test_mobilebert_on_a_cpu_and_nothing_else(monkeypatch):
     program = Compiled(lambda x: x, ())
     monkeypatch.setattr(compiled, "_known", lambda option: True)
+    monkeypatch.setattr(compiled, "_avx2_alone", lambda: False)
 
     def of(model_type="mobilebert", tokens=FEW_TOKENS, params=0.0):
         inputs = {"input_ids": np.zeros((1, tokens), np.int32)}
@@ -36,6 +37,22 @@ def test_mobilebert_on_a_cpu_and_nothing_else(monkeypatch):
     assert jax.grad(lambda x: x * (of(params=x) is plain))(1.0) == 1.0
     with backend.lowering_for("tpu"):
         assert of() is plain
+
+
+@pytest.mark.parametrize(
+    ("flags", "all_sizes"),
+    [("sse4_2 avx2 fma", True), ("sse4_2 avx2 avx512f", False), ("sse4_2", False), (None, False)],
+)
+def test_which_processors_have_small_products_at_all_sizes(monkeypatch, flags, all_sizes):
+    monkeypatch.setattr(backend, "host_cpu", lambda: {} if flags is None else {"flags": flags})
+    monkeypatch.setattr(compiled, "_known", lambda option: True)
+    compiled._avx2_alone.cache_clear()
+    try:
+        assert compiled.SMALL_PRODUCTS in compiled._options("mobilebert", FEW_TOKENS)
+        many = compiled._options("mobilebert", FEW_TOKENS + 1)
+        assert (compiled.SMALL_PRODUCTS in many) == all_sizes and compiled.BARRIERS in many
+    finally:
+        compiled._avx2_alone.cache_clear()
 
 
 def test_an_option_that_this_jaxlib_lacks_is_not_given(monkeypatch):
@@ -66,10 +83,16 @@ def test_no_layer_is_made_again_by_the_layers_after_it():
 
 def test_the_results_are_those_of_the_plain_program(mobilebert, monkeypatch):
     inputs = tiny.batch("mobilebert")
-    found = mobilebert(**inputs).last_hidden_state
-    monkeypatch.setattr(compiled, "FEW_TOKENS", 0)
-    plain = mobilebert(**inputs).last_hidden_state
-    np.testing.assert_allclose(found, plain, rtol=1e-5, atol=1e-5 * float(jnp.abs(plain).max()))
+
+    def with_options(*chosen):
+        monkeypatch.setattr(compiled, "_options", lambda model_type, tokens: chosen)
+        return mobilebert(**inputs).last_hidden_state
+
+    plain = with_options()
+    atol = 1e-5 * float(jnp.abs(plain).max())
+    known = filter(compiled._known, (compiled.BARRIERS, compiled.SMALL_PRODUCTS))
+    for found in map(with_options, known):
+        np.testing.assert_allclose(found, plain, rtol=1e-5, atol=atol)
 
 
 def test_calls_work_within_transformations(mobilebert):
