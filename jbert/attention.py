@@ -20,6 +20,9 @@ from jbert.sharding import on_own_shares
 
 logger = logging.getLogger("jbert")
 
+# What `auto` tries, in this order, before XLA. The TPU's compiler (docs/plan.md) finds the fused
+# kernel the faster one wherever both can be had.
+KERNELS = {"gpu": ("cudnn",), "tpu": ("fused", "splash")}
 # The shortest key length at which `auto` leaves XLA's fused softmax for a flash kernel. Below it
 # the scores are small enough that the kernel's fixed cost decides.
 FLASH_FROM = {"cudnn": 256, "splash": 512}
@@ -88,40 +91,46 @@ def choose(
     device: str,
 ) -> str:
     """The implementation for one shape of attention; says once in the log what it chose and why."""
-    for kernel, home in (("cudnn", "gpu"), ("splash", "tpu"), ("fused", "tpu")):
-        if requested == kernel and platform != home:
-            raise ValueError(f"attention={kernel!r} needs a {home.upper()}, but this is a "
+    for home, kernels in KERNELS.items():
+        if requested in kernels and platform != home:
+            raise ValueError(f"attention={requested!r} needs a {home.upper()}, but this is a "
                              f"{platform.upper()}; use attention='auto', or 'xla', which runs "
                              "everywhere")  # fmt: skip
-    best = {"gpu": "cudnn", "tpu": "fused" if dropout else "splash"}.get(platform, "xla")
-    chosen = best if requested == "auto" else requested
-    against = list(needs_scores) if chosen != "xla" else []
-    if dropout and chosen in FLASH_FROM:
-        against.append("dropout of attention weights is on")
-    if chosen == "cudnn":
-        if dtype not in ("bfloat16", "float16"):
-            against.append(f"cuDNN attention has no {dtype}")
-        if head_dim % 8:
-            against.append(f"cuDNN attention needs a head size in multiples of 8, not {head_dim}")
-    if chosen == "splash" and (q_len % SPLASH_BLOCK or k_len % SPLASH_BLOCK):
-        against.append(f"splash attention needs lengths in multiples of {SPLASH_BLOCK}")
-    if chosen == "fused":
-        # Pallas, which takes a moment to import, is only for those who have a TPU.
-        from jbert.fused_attention import why_not
 
-        against += why_not(dtype, q_len, k_len, head_dim)
-    if device in OLD_TPUS and (chosen == "fused" or chosen == "splash" and dtype == "bfloat16"):
-        against.append(f"there is no {chosen} attention in {dtype} for a {device}")
-    if requested == "auto" and chosen in FLASH_FROM:
-        if k_len < FLASH_FROM[chosen]:
-            against.append(f"{k_len} keys are fewer than {FLASH_FROM[chosen]}")
-        if chosen == "cudnn" and packed:
-            against.append("cuDNN attention would need the dense mask of a packed row")
-    if against:
-        logger.info("attention: xla instead of %s: %s", chosen, "; ".join(against))
-        return "xla"
+    def against(kernel: str) -> list[str]:
+        found = list(needs_scores)
+        if kernel == "cudnn":
+            if dtype not in ("bfloat16", "float16"):
+                found.append(f"cuDNN attention has no {dtype}")
+            if head_dim % 8:
+                found.append(f"cuDNN attention needs a head size in multiples of 8, not {head_dim}")
+            if requested == "auto" and packed:
+                found.append("cuDNN attention would need the dense mask of a packed row")
+        if kernel == "splash" and (q_len % SPLASH_BLOCK or k_len % SPLASH_BLOCK):
+            found.append(f"splash attention needs lengths in multiples of {SPLASH_BLOCK}")
+        if kernel == "fused":
+            # Pallas, which takes a moment to import, is only for those who have a TPU.
+            from jbert.fused_attention import why_not
+
+            found += why_not(dtype, q_len, k_len, head_dim)
+        elif dropout:
+            found.append("dropout of attention weights is on")
+        if device in OLD_TPUS and (kernel == "fused" or kernel == "splash" and dtype == "bfloat16"):
+            found.append(f"there is no {kernel} attention in {dtype} for a {device}")
+        if requested == "auto" and k_len < FLASH_FROM.get(kernel, 0):
+            found.append(f"{k_len} keys are fewer than {FLASH_FROM[kernel]}")
+        return found
+
+    chosen, refused = "xla", []
+    for kernel in KERNELS.get(platform, ()) if requested == "auto" else (requested,):
+        reasons = against(kernel) if kernel != "xla" else []
+        if not reasons:
+            chosen = kernel
+            break
+        refused.append(f"; not {kernel}: {', '.join(reasons)}")
     if platform != "cpu":  # where there is nothing to choose between
-        logger.info("attention: %s for %s, %d queries, %d keys", chosen, dtype, q_len, k_len)
+        logger.info("attention: %s for %s, %d queries, %d keys%s", chosen, dtype, q_len, k_len,
+                    "".join(refused))  # fmt: skip
     return chosen
 
 

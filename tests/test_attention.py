@@ -45,11 +45,14 @@ CHOICES = [
     ({"requested": "cudnn", "k_len": 64, "q_len": 64}, "gpu", "cudnn", None),
     ({"requested": "cudnn", "dtype": "float32"}, "gpu", "xla", "no float32"),
     ({"requested": "cudnn", "needs_scores": (REASON,)}, "gpu", "xla", REASON),
-    ({}, "tpu", "splash", None),
-    ({"dtype": "float32"}, "tpu", "splash", None),
-    ({"packed": True}, "tpu", "splash", None),
-    ({"k_len": 384, "q_len": 384}, "tpu", "xla", "384 keys are fewer than 512"),
-    ({"k_len": 520, "q_len": 520}, "tpu", "xla", "multiples of 128"),
+    ({}, "tpu", "fused", None),
+    ({"dtype": "float32"}, "tpu", "fused", None),
+    ({"packed": True}, "tpu", "fused", None),
+    ({"k_len": 128, "q_len": 128}, "tpu", "fused", None),
+    ({"k_len": 2048, "q_len": 2048}, "tpu", "splash", "not fused: fused attention takes 1024"),
+    ({"head_dim": 96}, "tpu", "splash", "divides 128, not 96"),
+    ({"head_dim": 96, "k_len": 384}, "tpu", "xla", "not splash: 384 keys are fewer than 512"),
+    ({"k_len": 520, "q_len": 520}, "tpu", "xla", "splash attention needs lengths in multiples"),
     ({"q_len": 500}, "tpu", "xla", "multiples of 128"),
     ({"needs_scores": (REASON,)}, "tpu", "xla", REASON),
     ({"requested": "splash", "k_len": 128, "q_len": 128}, "tpu", "splash", None),
@@ -69,8 +72,8 @@ CHOICES = [
     ({"dropout": True, "device": "TPU v3"}, "tpu", "xla", "no fused attention"),
     ({"requested": "fused", "device": "TPU v2"}, "tpu", "xla", "no fused attention"),
     ({"device": "TPU v3"}, "tpu", "xla", "no splash attention in bfloat16 for a TPU v3"),
-    ({"device": "TPU v3", "dtype": "float32"}, "tpu", "splash", None),
-    ({"device": "TPU v5p"}, "tpu", "splash", None),
+    ({"device": "TPU v3", "dtype": "float32"}, "tpu", "splash", "no fused attention in float32"),
+    ({"device": "TPU v5p"}, "tpu", "fused", None),
 ]  # fmt: skip
 
 
@@ -80,10 +83,10 @@ def test_choice_and_its_reason(asked, platform, chosen, reason, caplog):
         assert choose(**{**QUIET, **asked}, platform=platform) == chosen
     if platform == "cpu":  # where there is nothing to choose between
         assert not caplog.records
-    elif reason is None:
-        assert caplog.messages[0].startswith(f"attention: {chosen} for ")
-    else:
-        assert "xla instead of" in caplog.messages[0] and reason in caplog.messages[0]
+        return
+    assert caplog.messages[0].startswith(f"attention: {chosen} for ")
+    assert ("; not" in caplog.messages[0]) == (reason is not None)
+    assert reason is None or reason in caplog.messages[0]
 
 
 def test_all_reasons_are_given_at_once(caplog):
@@ -145,7 +148,8 @@ def test_whatever_needs_scores_goes_to_xla(arguments, reason, caplog):
     arguments = {"visible": Visible(), **arguments}
     with caplog.at_level(logging.INFO, "jbert"), backend.lowering_for("tpu"):
         jax.eval_shape(lambda q: attend(q, q, q, **arguments), q)
-    assert f"xla instead of splash: {reason}" in caplog.text
+    assert "attention: xla for" in caplog.text
+    assert f"not fused: {reason}" in caplog.text and f"not splash: {reason}" in caplog.text
 
 
 # -- the kernels ------------------------------------------------------------------------------

@@ -290,7 +290,8 @@ def test_a_small_model_compiles_for_a_slice(tmp_path):
     pytest.importorskip("libtpu", reason="the extra tpu-plan is not installed")
     wanted = slice_of("v5e:2x4")
     config = presets()["bert-tiny"].config.replace(attention_probs_dropout_prob=0.0)
-    work = Work("tiny", config, "masked_lm", 16, 512, predictions=77)
+    execution = Execution("bfloat16", attention="splash", scan_layers=True)
+    work = Work("tiny", config, "masked_lm", 16, 512, execution, predictions=77)
     facts = program.compiled(work, wanted, Cache(tmp_path))
     assert facts.attention == "splash" and facts.reading.loops == (2, 2)
     assert {one.kind for one in facts.reading.collectives} == {"all-reduce"}

@@ -8,7 +8,7 @@ import pytest
 from plan_works import FACTS, base
 
 from jbert.execution import Execution
-from jbert.fused_attention import attend_fused
+from jbert.fused_attention import LONGEST, attend_fused
 from jbert.models import presets
 from jbert.plan.cache import Cache
 from jbert.plan.chips import slice_of
@@ -89,7 +89,8 @@ def test_only_full_rematerialisation_attends_twice(remat, runs):
 
 def test_splash_is_counted_too():
     config = base().config.replace(attention_probs_dropout_prob=0.0)
-    work = base(config=config, execution=Execution("bfloat16", scan_layers=True))
+    execution = Execution("bfloat16", attention="splash", scan_layers=True)
+    work = base(config=config, execution=execution)
     wanted = slice_of("v5p:2x2x1")
     assert 0 < kernel_seconds(work, wanted) < 2 * kernel_seconds(base(), wanted)
 
@@ -103,9 +104,13 @@ def test_splash_is_counted_too():
     [("v4:2x2x1", "fused"), ("v5e:2x2", "fused"), ("v5p:2x2x1", "fused"), ("v6e:2x2", "fused"),
      ("v3:2x2", "xla")],
 )  # fmt: skip
-def test_attention_with_dropout_compiles_for_every_generation(topology, attention):
+def test_attention_compiles_for_every_generation(topology, attention):
+    """With dropout, and without it in a forward pass of the longest rows in the wider dtype."""
     pytest.importorskip("libtpu", reason="the extra tpu-plan is not installed")
     wanted, tiny = slice_of(topology), presets()["bert-tiny"].config
-    work = Work("tiny", tiny, "masked_lm", wanted.devices, 512, predictions=5)
-    facts = compiled(work, wanted, Cache(enabled=False), say=False)
-    assert facts.attention == attention and facts.reading.cycles > 0
+    step = Work("tiny", tiny, "masked_lm", wanted.devices, 512, predictions=5)
+    long = tiny.replace(max_position_embeddings=LONGEST)
+    forward = Work("tiny", long, None, wanted.devices, LONGEST, Execution("float32"), train=False)
+    for work, expected in ((step, attention), (forward, attention.replace("xla", "splash"))):
+        facts = compiled(work, wanted, Cache(enabled=False), say=False)
+        assert facts.attention == expected and facts.reading.cycles > 0
