@@ -85,6 +85,8 @@ def test_a_real_program_of_this_machine():
         ("jit(run)/transpose(jvp(M))/encoder.forward/layer_0/ffn_norm/mul", "feed-forward"),
         ("jit(run)/jvp(M)/encoder.forward/embeddings/word/gather", "embeddings"),
         ("jit(run)/jvp(M)/encoder.forward/while/body/dynamic_update_slice", "other layers"),
+        ("jit(_forward)/M/M.forward/layer_3/bottleneck_output/dense/dot_general", "other layers"),
+        ("jit(_forward)/M/M.forward/while/body/layers._narrow/norm/add", "other layers"),
         ("jit(run)/jvp(M)/M.fill_in/mlm/dot_general", "head and loss"),
         ("jit(run)/sqrt", "optimizer"),
         ("", "other"),

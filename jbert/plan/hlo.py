@@ -174,7 +174,7 @@ _PARTS = (
     ("/ffn", "feed-forward"),
     ("embeddings", "embeddings"),
     ("encoder.forward", "other layers"),
-    ("/layer_", "other layers"),
+    ("/layer", "other layers"),  # of a bare encoder: layer_0, …, or layers
     ("jvp", "head and loss"),
     ("forward", "head and loss"),
     ("jit(run)", "optimizer"),
