@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from jbert import backend
+from jbert.execution import made_again
 
 Activation = Callable[[jax.Array], jax.Array]
 # `hidden_act` and its like: a name of ACTIVATIONS, or a function.
@@ -49,6 +50,21 @@ def _gelu(plain: Activation) -> Activation:
 # "gelu" is the exact error-function form; the tanh form differs from it by up to 5e-4.
 _EXACT, _TANH = _gelu(_exact), _gelu(functools.partial(jax.nn.gelu, approximate=True))
 
+
+@jax.custom_jvp
+def _relu(x: jax.Array) -> jax.Array:
+    return jax.nn.relu(x)
+
+
+@_relu.defjvp
+def _(at: Any, by: Any) -> Any:
+    # The sign of what it made tells as much as that of what it was given, and the product that
+    # follows keeps the former anyway.
+    y = jax.nn.relu(at[0])
+    slope = made_again(lambda y, by: jnp.where(y > 0, by, jnp.zeros_like(by)))
+    return y, slope(y, by[0])
+
+
 ACTIVATIONS: dict[str, Activation] = {
     "gelu": _EXACT,
     "gelu_python": _EXACT,
@@ -59,7 +75,7 @@ ACTIVATIONS: dict[str, Activation] = {
     "gelu_python_tanh": _TANH,
     "gelu_10": lambda x: jnp.clip(_EXACT(x), -10.0, 10.0),
     "quick_gelu": lambda x: x * jax.nn.sigmoid(1.702 * x),
-    "relu": jax.nn.relu,
+    "relu": _relu,
     "relu2": lambda x: jnp.square(jax.nn.relu(x)),
     "relu6": jax.nn.relu6,
     "hardswish": jax.nn.hard_swish,

@@ -13,6 +13,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int
 
+from jbert.execution import made_again
+
 
 class Dropout(nn.Module):
     """As nn.Dropout.
@@ -30,8 +32,13 @@ class Dropout(nn.Module):
             return x
         if self.rate == 1.0:
             return jnp.zeros_like(x)
-        stay = kept(self.streams(x.shape), x.shape[self.leading :], self.rate)
-        return jnp.where(stay, x / (1.0 - self.rate), jnp.zeros_like(x))
+
+        @made_again
+        def dropped(x: Array, streams: Array) -> Array:
+            stay = kept(streams, x.shape[self.leading :], self.rate)
+            return jnp.where(stay, x / (1.0 - self.rate), jnp.zeros_like(x))
+
+        return dropped(x, self.streams(x.shape))
 
     def streams(self, shape: tuple[int, ...]) -> Int[Array, "..."]:
         """What `kept` takes, for an array of this shape."""

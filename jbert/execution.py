@@ -1,6 +1,7 @@
 """How a model is computed, as opposed to what it computes: never part of a config.json."""
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -25,6 +26,15 @@ REMAT_POLICIES = {
     "dots_no_batch": _and_attended(jax.checkpoint_policies.dots_with_no_batch_dims_saveable),
 }
 DTYPES = ("float32", "bfloat16", "float16")
+
+
+def made_again(function: Callable[..., Any]) -> Callable[..., Any]:
+    """`function`, of which the backward pass keeps the arguments alone and makes the rest again.
+
+    For what has no products. A scan over layers keeps all that it is told to, of a norm of bfloat16
+    several arrays of float32. Outside of one XLA sees both passes, and decides by itself.
+    """
+    return jax.checkpoint(function, prevent_cse=False)
 
 
 @dataclasses.dataclass(frozen=True)

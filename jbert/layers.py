@@ -18,7 +18,7 @@ from jbert import backend
 from jbert.activations import ActivationField, activation
 from jbert.attention import Visible, attend, wide_einsum
 from jbert.dropout import Dropout
-from jbert.execution import Execution
+from jbert.execution import Execution, made_again
 from jbert.parameters import bias_of, kernel_of, normal, weight
 from jbert.sharding import constrain
 
@@ -215,13 +215,18 @@ class LayerNorm(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "*batch d"]) -> Float[Array, "*batch d"]:
         scale, bias = _scale_and_bias(self, x)
-        wide = x.astype(jnp.float32)
-        mean = jnp.mean(wide, axis=-1, keepdims=True)
-        # Two passes: E[x²] - E[x]² cancels catastrophically beside an epsilon of 1e-12.
-        centred = wide - mean
-        variance = jnp.mean(jnp.square(centred), axis=-1, keepdims=True)
-        y = centred * jax.lax.rsqrt(variance + self.eps) * scale + bias
-        return _constrain_hidden(y.astype(self.execution.dtype))
+
+        @made_again
+        def normalised(x: Array, scale: Array, bias: Array) -> Array:
+            wide = x.astype(jnp.float32)
+            mean = jnp.mean(wide, axis=-1, keepdims=True)
+            # Two passes: E[x²] - E[x]² cancels catastrophically beside an epsilon of 1e-12.
+            centred = wide - mean
+            variance = jnp.mean(jnp.square(centred), axis=-1, keepdims=True)
+            y = centred * jax.lax.rsqrt(variance + self.eps) * scale + bias
+            return y.astype(self.execution.dtype)
+
+        return _constrain_hidden(normalised(x, scale, bias))
 
 
 class NoNorm(nn.Module):
@@ -232,7 +237,12 @@ class NoNorm(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "*batch d"]) -> Float[Array, "*batch d"]:
         scale, bias = _scale_and_bias(self, x)
-        x = _constrain_hidden((x * scale + bias).astype(self.execution.dtype))
+
+        @made_again
+        def scaled(x: Array, scale: Array, bias: Array) -> Array:
+            return (x * scale + bias).astype(self.execution.dtype)
+
+        x = _constrain_hidden(scaled(x, scale, bias))
         # A sum with a residual follows. XLA on a CPU would make each reader's x again from what it
         # is made of, which nothing ends: there is no mean here. The last layer would add up all.
         return jax.lax.optimization_barrier(x) if backend.current() == "cpu" else x

@@ -19,6 +19,14 @@ def platform(request):
         yield request.param
 
 
+def test_relu_and_its_derivatives_are_jax_s():
+    x = jnp.array([-2.0, -0.0, 0.0, 1e-30, 3.0, jnp.inf, -jnp.inf, jnp.nan])
+    relu = ACTIVATIONS["relu"]
+    for change in (lambda f: f, jax.grad, jax.jacfwd, lambda f: jax.jacfwd(jax.grad(f))):
+        found, expected = (jax.vmap(change(f))(x) for f in (relu, jax.nn.relu))
+        np.testing.assert_array_equal(found, expected)
+
+
 @pytest.mark.usefixtures("platform")
 @pytest.mark.parametrize(("name", "approximate"), PLAIN.items())
 def test_gelu_and_its_derivatives_are_jax_s(name, approximate):

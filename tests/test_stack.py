@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import tiny
 
+from jbert import backend
 from jbert.execution import REMAT_POLICIES, Execution
 from jbert.models import model_class
 from jbert.stack import stack_layers, unstack_layers
@@ -109,19 +110,24 @@ def test_rematerialised_equals_stored_with_dropout_on(arch):
         assert_close(run(policy), expected, 1e-6)
 
 
-def saved_bytes(arch, execution):
+def saved(arch, execution, length=tiny.LENGTH, **options):
     """What the forward pass leaves behind for the backward pass; nothing is computed."""
-    cfg = tiny.config(arch)
+    cfg = tiny.config(arch, max_position_embeddings=length)
     module = model_class(cfg, None)(cfg, execution)
-    inputs = tiny.batch(arch)
+    inputs = tiny.batch(arch, length=length)
     shapes = nn.unbox(jax.eval_shape(module.init, jax.random.key(0), **inputs))["params"]
 
     def backward(params):
-        run = lambda p: module.apply({"params": p}, **inputs).last_hidden_state  # noqa: E731
+        def run(params):
+            return module.apply({"params": params}, **inputs, **options).last_hidden_state
+
         return jax.tree.leaves(jax.vjp(run, params)[1])
 
-    saved = jax.eval_shape(backward, shapes)
-    return sum(leaf.size * leaf.dtype.itemsize for leaf in saved)
+    return jax.eval_shape(backward, shapes)
+
+
+def saved_bytes(arch, execution):
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in saved(arch, execution))
 
 
 @each_architecture
@@ -130,6 +136,18 @@ def test_each_policy_saves_what_it_says(arch, scan):
     saved = {p: saved_bytes(arch, Execution(remat=p, scan_layers=scan)) for p in POLICIES}
     assert saved["full"] < saved["dots_no_batch"] <= saved["dots"] < saved["none"]
     assert saved["full"] < 0.6 * saved["none"]
+
+
+@each_architecture
+def test_a_scan_keeps_no_masks_and_nothing_wider_than_it_computes(arch):
+    """Norms would leave arrays of float32, dropout and relu masks."""
+    length, narrowest = 128, 16
+    with backend.lowering_for("tpu"):  # where a kernel keeps attention's maps to itself
+        leaves = saved(arch, Execution("bfloat16", scan_layers=True), length,
+                       deterministic=False, rngs={"dropout": jax.random.key(0)})  # fmt: skip
+    layers = [leaf for leaf in leaves if leaf.shape[:3] == (2, tiny.BATCH, length)]
+    kept = [leaf for leaf in layers if leaf.size >= 2 * tiny.BATCH * length * narrowest]
+    assert len(kept) >= 10 and {leaf.dtype.name for leaf in kept} == {"bfloat16"}
 
 
 @each_architecture
