@@ -12,10 +12,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import struct
+from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Bool, Float, Int
 
 from jbert import backend
 from jbert.dropout import Dropout
+from jbert.execution import MAP
 from jbert.sharding import on_own_shares
 
 logger = logging.getLogger("jbert")
@@ -158,7 +160,8 @@ def _xla(query, key, value, mask, relative, head_mask, dropout):
 def wide_einsum(letters: str, one: Array, other: Array) -> Float[Array, "..."]:
     """With sums of float32, whatever it multiplies."""
     one, other = backend.as_multiplied(one), backend.as_multiplied(other)
-    return jnp.einsum(letters, one, other, preferred_element_type=jnp.float32)
+    y = jnp.einsum(letters, one, other, preferred_element_type=jnp.float32)
+    return checkpoint_name(y, MAP)
 
 
 def _cudnn(query, key, value, visible: Visible, implementation: Any = "cudnn"):

@@ -8,22 +8,19 @@ import jax
 import jax.numpy as jnp
 
 ATTENTION = ("auto", "xla", "cudnn", "splash", "fused")
-ATTENDED = "attended"  # under this name a kernel's results may be kept
+# Under these names the backward pass may keep what is dear to compute again: products of
+# activations with weights, in the dtype of the computation (JAX's own policies name their float32
+# sums, which XLA then narrows, but `jbert plan` would count); products of two activations; and
+# what a kernel has attended to, which is as small as a projection.
+PRODUCT, MAP, ATTENDED = "product", "map", "attended"
 
-
-def _and_attended(policy: Any) -> Any:
-    """What `policy` keeps and what a kernel has attended to, which is as small as a projection and
-    dearer to compute again."""
-    attended = jax.checkpoint_policies.save_only_these_names(ATTENDED)
-    return jax.checkpoint_policies.save_from_both_policies(policy, attended)
-
-
+_named = jax.checkpoint_policies.save_only_these_names
 # What the backward pass keeps from each layer; everything else is computed again.
 REMAT_POLICIES = {
     "none": None,  # keep every intermediate: no rematerialisation
     "full": jax.checkpoint_policies.nothing_saveable,
-    "dots": _and_attended(jax.checkpoint_policies.dots_saveable),
-    "dots_no_batch": _and_attended(jax.checkpoint_policies.dots_with_no_batch_dims_saveable),
+    "dots": _named(PRODUCT, ATTENDED, MAP),
+    "dots_no_batch": _named(PRODUCT, ATTENDED),
 }
 DTYPES = ("float32", "bfloat16", "float16")
 
