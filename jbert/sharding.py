@@ -137,6 +137,16 @@ def constrain(x: jax.Array, *axes: str | None) -> jax.Array:
     return jax.lax.with_sharding_constraint(x, NamedSharding(mesh, spec))
 
 
+def ways(axis: str, size: int) -> int:
+    """Over how many devices an activation's axis is split."""
+    active = _activations.get()
+    if active is None:
+        return 1
+    mesh, table = active
+    spec = _divisible((axis,), (size,), table, mesh, "activation")
+    return math.prod(mesh.shape[name] for names in spec for name in _as_tuple(names))
+
+
 def on_own_shares(function: Any, arrays: Sequence[jax.Array], axes: Sequence[tuple]) -> Any:
     """function(*arrays), on each device of its own share: of kernels, which the partitioner cannot
     split. `axes` are the leading logical axes of each array; the result has those of the first."""

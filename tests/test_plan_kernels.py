@@ -114,3 +114,15 @@ def test_attention_compiles_for_every_generation(topology, attention):
     for work, expected in ((step, attention), (forward, attention.replace("xla", "splash"))):
         facts = compiled(work, wanted, Cache(enabled=False), say=False)
         assert facts.attention == expected and facts.reading.cycles > 0
+
+
+@pytest.mark.tpu_plan
+@pytest.mark.parametrize("topology", ["v4:2x2x1", "v5e:2x2", "v5p:2x2x1", "v6e:2x2", "v3:2x2"])
+def test_feed_forward_layers_compile_for_every_generation(topology):
+    pytest.importorskip("libtpu", reason="the extra tpu-plan is not installed")
+    wanted, published = slice_of(topology), presets()["mobilebert-uncased"].config
+    small = published.replace(num_hidden_layers=2, vocab_size=512)
+    work = Work("small", small, "masked_lm", wanted.devices, 512, predictions=5)
+    facts = compiled(work, wanted, Cache(enabled=False), say=False)
+    assert facts.feed_forward == ("xla" if topology.startswith("v3") else "fused")
+    assert facts.reading.cycles > 0

@@ -11,6 +11,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from jbert import backend
 from jbert.activations import ActivationField
 from jbert.config import ModelConfig
 from jbert.cross_entropy import chunked_losses
@@ -37,6 +38,7 @@ from jbert.layers import (
 from jbert.models import tasks
 from jbert.models.base import Model, embed_words
 from jbert.models.presets import Preset
+from jbert.sharding import on_own_shares, ways
 from jbert.stack import run_layers
 
 NORMS = ("no_norm", "layer_norm")
@@ -223,9 +225,7 @@ class MobileBertLayer(nn.Module):
         )  # fmt: skip
         attended, weights, _ = attention(query, key, value, context.visible, context, head_mask)
         x = _norm(c, run, "attention_norm")(x + drop_inside(attended))
-        for i in range(c.num_feedforward_networks - 1):
-            x = _norm(c, run, f"ffn_{i}_norm")(x + self._feed_forward(f"ffn_{i}")(x))
-        x = _norm(c, run, "ffn_norm", TORCH_EPS)(x + drop_inside(self._feed_forward("ffn")(x)))
+        x = self._feed_forwards(x, drop_inside, context.deterministic)
         if c.use_bottleneck:
             widen = Bottleneck(c, run, c.hidden_size, "outer", name="bottleneck_output")
             x = widen(x, residual=hidden, drop=drop)
@@ -248,12 +248,52 @@ class MobileBertLayer(nn.Module):
             return shared, shared, hidden, x
         return hidden, hidden, hidden, x
 
+    def _feed_forwards(self, x, drop, deterministic: bool):
+        c, run = self.config, self.execution
+        *others, last = [f"ffn_{i}" for i in range(c.num_feedforward_networks - 1)] + ["ffn"]
+        if not deterministic and self._is_for_the_kernel(x):
+            return self._fused([*others, last], x)
+        for name in others:
+            x = _norm(c, run, f"{name}_norm")(x + self._feed_forward(name)(x))
+        return _norm(c, run, f"{last}_norm", TORCH_EPS)(x + drop(self._feed_forward(last)(x)))
+
     def _feed_forward(self, name: str) -> FeedForward:
         c = self.config
         return FeedForward(
             c.intermediate_size, c.true_hidden_size, c.hidden_act, c.initializer_range,
             self.execution, name=name,
         )  # fmt: skip
+
+    def _is_for_the_kernel(self, x) -> bool:
+        """Where what is kept for a backward pass is worth a kernel that keeps none of it."""
+        c, hidden = self.config, self.config.intermediate_size
+        published = (
+            c.use_bottleneck and c.normalization_type == "no_norm" and c.hidden_act == "relu"
+        )
+        split = ways("mlp", hidden) > 1
+        if backend.current() != "tpu" or not published or split or self.is_initializing():
+            return False
+        # Pallas, which takes a moment to import, is only for those who have a TPU.
+        from jbert.fused_feed_forward import takes
+
+        rows, length, width = x.shape
+        tokens = rows // ways("batch", rows) * length
+        layers = c.num_feedforward_networks
+        return takes(self.execution.dtype, width, hidden, layers, tokens, backend.kind())
+
+    def _fused(self, names: list[str], x):
+        from jbert.fused_feed_forward import Weights, feed_forward
+
+        params = nn.meta.unbox(self.variables["params"])
+        layers = [
+            (params[name]["in"]["kernel"], params[name]["in"]["bias"],
+             params[name]["out"]["kernel"], params[name]["out"]["bias"],
+             params[f"{name}_norm"]["scale"], params[f"{name}_norm"]["bias"])
+            for name in names
+        ]  # fmt: skip
+        weights = Weights(*(jnp.stack(one) for one in zip(*layers, strict=True)))
+        run = lambda x, *weights: feed_forward(x, Weights(*weights))  # noqa: E731
+        return on_own_shares(run, (x, *weights), (("batch",), *((),) * len(weights)))
 
 
 class MobileBertModel(Model):

@@ -15,7 +15,8 @@ import jax
 from jax.sharding import Mesh, NamedSharding
 
 from jbert import backend
-from jbert.fused_attention import NAME as FUSED
+from jbert.fused_attention import NAME as ATTENTION
+from jbert.fused_feed_forward import NAME as FEED_FORWARD
 from jbert.loaded import abstract_params, forward
 from jbert.models import model_class
 from jbert.plan.arithmetic import Count, count
@@ -34,8 +35,6 @@ from jbert.training.state import abstract_state
 from jbert.training.step import TaskObjective, TrainStep
 from jbert.trees import flatten
 
-# What Pallas' kernels are called in a program.
-KERNEL = "tpu_custom_call"
 # The schedule is part of the program, its length is not of any weight.
 _STEPS = 1000
 
@@ -45,7 +44,7 @@ class Facts:
     """What the compiler says of a program, on each device; all of it goes into a file and back.
 
     needed:   bytes of HBM, where it did not fit and there is no program; the rest is then zero.
-    attention: xla, or the kernel that the program calls.
+    attention, feed_forward: xla, or the kernel that the program calls.
     optimal_seconds: the compiler's own estimate of a whole step, valid or not.
     """
 
@@ -58,12 +57,18 @@ class Facts:
     temporary: int = 0
     code: int = 0
     attention: str = "xla"
+    feed_forward: str = "xla"
     optimal_seconds: float = 0.0
     reading: Reading = Reading(0, {}, (), ())
 
     def memory(self) -> int:
         held = self.arguments + self.results - self.aliased + self.temporary + self.code
         return self.needed or held
+
+    def kernels(self) -> list[str]:
+        """What Pallas computes."""
+        named = {"attention": self.attention, "feed-forward layers": self.feed_forward}
+        return [f"{kernel} {what}" for what, kernel in named.items() if kernel != "xla"]
 
     def to_json(self) -> str:
         return json.dumps(dataclasses.asdict(self))
@@ -177,25 +182,25 @@ def compiled(work: Work, wanted: Slice, cache: Cache, say: bool = True) -> Facts
     with _progress(f"{work.name} for {wanted.name}: tracing", say):
         lowered = traced(work, devices).lower()
     text = lowered.as_text()
-    kernel = "fused" if FUSED in text else "splash" if KERNEL in text else "xla"
     key = cache.key(text, wanted.name, compiler, jax.__version__)
     if known := cache.get(key):
         return Facts.from_json(known)
     start = time.perf_counter()
     with _progress(f"{work.name} for {wanted.name}: compiling", say):
         try:
-            program = lowered.compile()
+            facts = _facts(lowered.compile(), len(devices))
         except Exception as error:
             needed = needed_memory(str(error))
             if needed is None:
                 raise
-            facts = Facts(compiler, time.perf_counter() - start, needed, attention=kernel)
-            cache.put(key, facts.to_json())
-            return facts
+            facts = Facts(needed=needed)
     facts = dataclasses.replace(
-        _facts(program, len(devices)),
-        compiler=compiler, seconds=time.perf_counter() - start, attention=kernel,
-    )  # fmt: skip
+        facts,
+        compiler=compiler,
+        seconds=time.perf_counter() - start,
+        attention="fused" if ATTENTION in text else "splash" if "splash" in text else "xla",
+        feed_forward="fused" if FEED_FORWARD in text else "xla",
+    )
     cache.put(key, facts.to_json())
     return facts
 

@@ -134,10 +134,10 @@ def _times(wanted: Slice, facts: Facts, prediction: Prediction) -> Iterator[str]
     yield f"            ({shares})"
     if None in reading.loops:
         yield "            a loop was counted once, whose length the program does not tell"
-    if facts.attention != "xla":
+    if facts.kernels():
         yield (
-            f"            {_ms(prediction.kernels)} of {facts.attention} attention by jbert's own "
-            "estimate: the compiler states no cycles for kernels"
+            f"            {_ms(prediction.kernels)} of {' and '.join(facts.kernels())} "
+            "by jbert's own estimate: the compiler states no cycles for kernels"
         )
     yield f"            {_ms(prediction.links)} of collectives, where nothing hides them"
     yield (
