@@ -17,9 +17,6 @@ from jbert.sharding import activations_on, make_mesh
 from jbert.stack import stack_layers
 
 WIDTH = 128
-# As for users. The plain code generator that tests are compiled by makes the derivative of scores
-# wrong by 3 % in a scan with an interpreted kernel, if XLA's other optimizations are off too.
-EMITTERS = {"xla_cpu_use_fusion_emitters": True}
 
 
 @pytest.fixture(autouse=True)
@@ -115,6 +112,8 @@ def gradients(execution, platform, mesh=None, **changes):
              **changes}  # fmt: skip
     _, params = tiny.model("mobilebert", "masked_lm", **sizes)
     module, _ = tiny.model("mobilebert", "masked_lm", execution, **sizes)
+    # Small enough that attention is not all on one key: its derivative would be rounding alone.
+    params = tiny.random_params(params, scale=0.05)
     params = stack_layers(params) if execution.scan_layers else params
     inputs = tiny.batch("mobilebert", "masked_lm", length=64)
     inputs = {name: jnp.concatenate([x, x, x[:2]]) for name, x in inputs.items()}
@@ -125,7 +124,7 @@ def gradients(execution, platform, mesh=None, **changes):
         return (out.logits.astype(jnp.float32) ** 2).mean()
 
     with backend.lowering_for(platform), activations_on(mesh):
-        return jax.jit(jax.value_and_grad(loss), compiler_options=EMITTERS)(params)
+        return jax.jit(jax.value_and_grad(loss))(params)
 
 
 def assert_same_gradients(found, expected):
