@@ -13,6 +13,9 @@ import tiny
 from jbert import backend, fused_feed_forward
 from jbert.execution import Execution
 from jbert.fused_feed_forward import Weights, feed_forward, takes, why_not
+from jbert.plan.kernels import kernels_of
+from jbert.plan.program import traced
+from jbert.plan.work import Work
 from jbert.sharding import activations_on, make_mesh
 from jbert.stack import stack_layers
 
@@ -162,6 +165,17 @@ def test_devices_take_their_own_rows(sizes, interpreted):
 def test_other_layers_are_computed_as_before(changes, interpreted):
     gradients(Execution(attention="xla"), "tpu", **changes)
     assert not interpreted
+
+
+@pytest.mark.parametrize(("remat", "runs"), [("none", 2), ("dots_no_batch", 2), ("full", 4)])
+def test_only_full_rematerialisation_computes_the_layers_twice(remat, runs):
+    config = tiny.config("mobilebert", intra_bottleneck_size=WIDTH, intermediate_size=256,
+                         max_position_embeddings=64, num_hidden_layers=2)  # fmt: skip
+    execution = Execution(attention="xla", remat=remat, scan_layers=True)
+    work = Work("tiny", config, "masked_lm", 2, 64, execution, predictions=5)
+    found = kernels_of(traced(work, jax.devices("cpu")[:1]).jaxpr, 128)
+    # The backward pass has a kernel of its own, in as many layers.
+    assert sum(times for times, _ in found) == runs + 2
 
 
 def test_split_layers_are_computed_as_before(interpreted):

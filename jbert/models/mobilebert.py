@@ -31,6 +31,8 @@ from jbert.layers import (
     add_bias,
     add_shared,
     dot,
+    on_own_rows,
+    own_tokens,
     vocab_bias,
     vocab_table,
     word_table,
@@ -38,7 +40,6 @@ from jbert.layers import (
 from jbert.models import tasks
 from jbert.models.base import Model, embed_words
 from jbert.models.presets import Preset
-from jbert.sharding import on_own_shares, ways
 from jbert.stack import run_layers
 
 NORMS = ("no_norm", "layer_norm")
@@ -270,16 +271,14 @@ class MobileBertLayer(nn.Module):
         published = (
             c.use_bottleneck and c.normalization_type == "no_norm" and c.hidden_act == "relu"
         )
-        split = ways("mlp", hidden) > 1
-        if backend.current() != "tpu" or not published or split or self.is_initializing():
+        tokens = own_tokens(x, hidden)
+        if backend.current() != "tpu" or not published or not tokens or self.is_initializing():
             return False
         # Pallas, which takes a moment to import, is only for those who have a TPU.
         from jbert.fused_feed_forward import takes
 
-        rows, length, width = x.shape
-        tokens = rows // ways("batch", rows) * length
         layers = c.num_feedforward_networks
-        return takes(self.execution.dtype, width, hidden, layers, tokens, backend.kind())
+        return takes(self.execution.dtype, x.shape[-1], hidden, layers, tokens, backend.kind())
 
     def _fused(self, names: list[str], x):
         from jbert.fused_feed_forward import Weights, feed_forward
@@ -292,8 +291,7 @@ class MobileBertLayer(nn.Module):
             for name in names
         ]  # fmt: skip
         weights = Weights(*(jnp.stack(one) for one in zip(*layers, strict=True)))
-        run = lambda x, *weights: feed_forward(x, Weights(*weights))  # noqa: E731
-        return on_own_shares(run, (x, *weights), (("batch",), *((),) * len(weights)))
+        return on_own_rows(lambda x, *w: feed_forward(x, Weights(*w)), x, *weights)
 
 
 class MobileBertModel(Model):
