@@ -22,8 +22,8 @@ from jbert.sharding import on_own_shares
 
 logger = logging.getLogger("jbert")
 
-# What `auto` tries, in this order, before XLA. The TPU's compiler (docs/plan.md) finds the fused
-# kernel the faster one wherever both can be had.
+# What `auto` tries, in this order, before XLA. By `jbert plan` (docs/plan.md) the fused kernel is
+# nowhere slower than splash.
 KERNELS = {"gpu": ("cudnn",), "tpu": ("fused", "splash")}
 # The shortest key length at which `auto` leaves XLA's fused softmax for a flash kernel. Below it
 # the scores are small enough that the kernel's fixed cost decides.

@@ -2,7 +2,9 @@
 
 import contextlib
 import logging
+import os
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,9 @@ from jbert.trees import flatten, unflatten
 
 # Bytes that are read at once, and the number of portions from which on it may be more.
 PORTION, MOST_PORTIONS = 1 << 22, 64
+# Seconds in which nothing was written, after which a failed save counts as over; and the longest
+# wait for them.
+QUIET, PATIENCE = 0.3, 30.0
 
 
 # Two saves at once in one process get into each other's way in Orbax.
@@ -84,7 +89,32 @@ def _failures(path: Path, barrier: Barrier | None) -> Iterator[None]:
             error.__cause__ = cause
         if barrier is not None:
             barrier.fail(error)
+        _settle(path.parent)
         raise error
+
+
+def _settle(directory: Path) -> None:
+    """Return when nothing writes into a directory any more, so that it can be deleted.
+
+    The first error ends a save; its other threads go on for a moment, and nothing tells when they
+    have ended. A directory that is deleted before that, TensorStore makes anew.
+    """
+    end = time.monotonic() + PATIENCE
+    seen, since = _listing(directory), time.monotonic()
+    while time.monotonic() < min(since + QUIET, end):
+        time.sleep(QUIET / 10)
+        if (now := _listing(directory)) != seen:
+            seen, since = now, time.monotonic()
+
+
+def _listing(directory: Path) -> set[tuple[str, int, int]]:
+    found = set()
+    for place, _, names in os.walk(directory):
+        for path in (place, *(os.path.join(place, name) for name in names)):
+            with contextlib.suppress(FileNotFoundError):
+                about = os.stat(path)
+                found.add((path, about.st_size, about.st_mtime_ns))
+    return found
 
 
 @contextlib.contextmanager

@@ -1,4 +1,5 @@
-"""Attention with dropout of its weights, in one kernel for TPUs that writes no map to memory.
+"""Attention, with dropout of its weights or without, in one kernel for TPUs that writes no map to
+memory.
 
 A program of the grid attends for one row and as many heads as fill the 128 lanes, with all of
 their keys at hand. The maps are transposed, keys by queries: what is taken of all keys (maximum,
@@ -193,7 +194,7 @@ def _forward_kernel(streams, query_ids, key_ids, query, key, value, context, sum
                 stay = _stay(streams, lanes.head(head), first, (k_len, queries), kind.rate)
                 weights = jnp.where(stay, weights, 0.0)
             mine = values_t[head * kind.head_dim : (head + 1) * kind.head_dim]
-            part = _product(mine, weights.astype(dtype), (1, 0))
+            part = product(mine, weights.astype(dtype), (1, 0))
             found.append(part * (kind.scale_of_kept() / total))
         context[0, at, :] = jnp.concatenate(found, axis=0).T.astype(context.dtype)
 
@@ -220,19 +221,19 @@ def _backward_kernel(
             back = lanes.of(head, gradient[0, at, :])
             scores = _scores(keys, asked, visible, kind)
             weights = jnp.exp2(scores - sums[0, 0, head : head + 1, at])
-            d_weights = _product(values, back, (1, 1))
+            d_weights = product(values, back, (1, 1))
             stayed = weights
             if kind.rate:
                 stay = _stay(streams, lanes.head(head), first, (k_len, queries), kind.rate)
                 stayed = jnp.where(stay, weights, 0.0)
-            wide_value[...] += _product(stayed.astype(dtype), back, (1, 0))
+            wide_value[...] += product(stayed.astype(dtype), back, (1, 0))
             # What was dropped has no derivative of its own, but is in every weight's sum.
             through = stayed * d_weights
             mean = jnp.sum(through, axis=0, keepdims=True)
             d_scores = (through - weights * mean).astype(dtype)
-            wide_key[...] += _product(d_scores, asked, (1, 0))
+            wide_key[...] += product(d_scores, asked, (1, 0))
             mine = keys_t[head * kind.head_dim : (head + 1) * kind.head_dim]
-            found.append(_product(mine, d_scores, (1, 0)))
+            found.append(product(mine, d_scores, (1, 0)))
         scale = kind.scale_of_kept() * kind.head_dim**-0.5
         d_query[0, at, :] = (jnp.concatenate(found, axis=0) * scale).T.astype(d_query.dtype)
 
@@ -289,7 +290,7 @@ class _Lanes:
         return jax.lax.broadcasted_iota(jnp.int32, x.shape, 1)
 
 
-def _product(one: Array, other: Array, over: tuple[int, int]) -> Array:
+def product(one: Array, other: Array, over: tuple[int, int]) -> Array:
     dimensions = (((over[0],), (over[1],)), ((), ()))
     return jax.lax.dot_general(one, other, dimensions, preferred_element_type=jnp.float32)
 
@@ -300,7 +301,7 @@ def _transposed(x: Array) -> Array:
 
 def _scores(keys: Array, asked: Array, visible: Array, kind: _Kind) -> Array:
     """Keys by queries, times log2(e): the exponential of hardware is that of 2."""
-    scores = _product(keys, asked, (1, 1)) * (kind.head_dim**-0.5 * _LOG2E)
+    scores = product(keys, asked, (1, 1)) * (kind.head_dim**-0.5 * _LOG2E)
     return jnp.where(visible, scores, _HIDDEN)
 
 

@@ -1,8 +1,7 @@
 """MobileBERT's feed-forward layers, all of a layer's in one kernel for TPUs.
 
-They are narrow: what lies between their products is as wide as four of their inputs, and XLA writes
-it to memory, once in the forward pass, and once with its gradient in the backward pass. The kernel
-keeps its inputs alone, and computes the rest again.
+They are narrow: what lies between their products is as wide as four of their inputs, and is what a
+backward pass would keep most of. The kernel keeps its inputs alone, and computes the rest again.
 
 It works on transposed blocks, features by tokens: then each product, in both passes, is one that
 the matrix units do as it stands, and only what is 128 wide is transposed.
@@ -21,13 +20,13 @@ from jaxtyping import Array, Float
 
 from jbert import backend
 from jbert.attention import OLD_TPUS
+from jbert.fused_attention import LANES, product
 
 logger = logging.getLogger("jbert")
 
 # What the kernels' names begin with, in a program.
 NAME = "fused_feed_forward"
 
-LANES = 128
 # How wide all layers may be within, together: more was not tried.
 WIDEST = 4 * 512
 # Tokens that are worked on at a time; more than the fewest leave no room in a v4's vector memory.
@@ -77,8 +76,10 @@ def feed_forward(
     x: Float[Array, "b l d"], weights: Weights, interpret: bool = False
 ) -> Float[Array, "b l d"]:
     """The layers, one after another; products are of x's dtype, everything else is float32."""
-    wide = Weights(*(one.astype(jnp.float32) for one in weights))
-    y: Any = _stack(interpret, x.reshape(-1, x.shape[-1]), wide)
+    wide = (one.astype(jnp.float32) for one in weights)
+    # Vectors as columns, which transposed blocks are added to and multiplied by.
+    columns = Weights(*(one if one.ndim == 3 else one[..., None] for one in wide))
+    y: Any = _stack(interpret, x.reshape(-1, x.shape[-1]), columns)
     return y.reshape(x.shape)
 
 
@@ -98,21 +99,17 @@ def _backward(interpret: bool, kept: Any, gradient):
     # As the forward pass reads them, and as products with gradients do.
     matrices = (weights.up.astype(x.dtype), weights.down.astype(x.dtype))
     operands = (x, gradient, *_operands(weights, x.dtype), *matrices)
-    columns = Weights(*(one if one.ndim == 3 else one[..., None] for one in weights))
-    found = _call(_backward_kernel, interpret, operands, (x, columns), 6 * weights.up.size)
-    gradients = (one.sum(0).reshape(old.shape) for one, old in zip(found[1:], weights, strict=True))
-    return found[0], Weights(*gradients)
+    found = _call(_backward_kernel, interpret, operands, (x, weights), 6 * weights.up.size)
+    return found[0], Weights(*(one.sum(0) for one in found[1:]))
 
 
 _stack.defvjp(_forward, _backward)
 
 
 def _operands(weights: Weights, dtype: Any) -> tuple[Array, ...]:
-    """Matrices as transposed blocks are multiplied by them, and vectors as columns."""
+    """Matrices as transposed blocks are multiplied by them."""
     up, down = (jnp.swapaxes(one, 1, 2).astype(dtype) for one in (weights.up, weights.down))
-    column = lambda one: one[..., None]  # noqa: E731
-    return (up, column(weights.up_bias), down, column(weights.down_bias),
-            column(weights.scale), column(weights.shift))  # fmt: skip
+    return tuple(weights._replace(up=up, down=down))
 
 
 def _call(body: Any, interpret: bool, inputs, outputs, products: int):
@@ -162,8 +159,8 @@ def _forward_kernel(x, up, up_bias, down, down_bias, scale, shift, y):
 def _layer(i: int, now, dtype, up, up_bias, down, down_bias, scale, shift):
     """What a product read, relu's results, what the norm read, and what it made."""
     read = now.astype(dtype)
-    hidden = jnp.maximum(_product(up[i], read, (1, 0)) + up_bias[i], 0.0).astype(dtype)
-    summed = _product(down[i], hidden, (1, 0)) + down_bias[i] + now
+    hidden = jnp.maximum(product(up[i], read, (1, 0)) + up_bias[i], 0.0).astype(dtype)
+    summed = product(down[i], hidden, (1, 0)) + down_bias[i] + now
     return read, hidden, summed, summed * scale[i] + shift[i]
 
 
@@ -191,19 +188,14 @@ def _backward_kernel(
         back = back * scale[i]
         narrow = back.astype(dtype)
         d_down_bias[0, i] += _over_tokens(back)
-        d_down[0, i] += _product(hidden, narrow, (1, 1))
-        inner = jnp.where(hidden > 0, _product(down_t[i], narrow, (1, 0)), 0.0)
+        d_down[0, i] += product(hidden, narrow, (1, 1))
+        inner = jnp.where(hidden > 0, product(down_t[i], narrow, (1, 0)), 0.0)
         d_up_bias[0, i] += _over_tokens(inner)
         inner = inner.astype(dtype)
-        d_up[0, i] += _product(read, inner, (1, 1))
-        back = back + _product(up_t[i], inner, (1, 0))
+        d_up[0, i] += product(read, inner, (1, 1))
+        back = back + product(up_t[i], inner, (1, 0))
     d_x[...] = back.T.astype(d_x.dtype)
 
 
 def _over_tokens(x: Array) -> Array:
     return jnp.sum(x, axis=1, keepdims=True)
-
-
-def _product(one: Array, other: Array, over: tuple[int, int]) -> Array:
-    dimensions = (((over[0],), (over[1],)), ((), ()))
-    return jax.lax.dot_general(one, other, dimensions, preferred_element_type=jnp.float32)

@@ -21,7 +21,7 @@ from jbert.attention import Visible, attend, wide_einsum
 from jbert.dropout import Dropout
 from jbert.execution import PRODUCT, Execution, made_again
 from jbert.parameters import bias_of, kernel_of, normal, weight
-from jbert.sharding import constrain, on_own_shares, ways
+from jbert.sharding import constrain
 
 # What a weight matrix does, and so how its two sides may be sharded.
 KERNEL_AXES: dict[str, tuple[str | None, ...]] = {
@@ -374,18 +374,6 @@ class FeedForward(nn.Module):
         if self.groups == 1:
             return Dense(features, role, self.stddev, self.execution, name=name)
         return GroupedDense(features, self.groups, role, self.stddev, self.execution, name=name)
-
-
-def own_tokens(x: Float[Array, "b l d"], hidden: int) -> int:
-    """How many tokens of x a device has for itself; none if feed-forward layers are split."""
-    rows, length, _ = x.shape
-    return 0 if ways("mlp", hidden) > 1 else rows // ways("batch", rows) * length
-
-
-def on_own_rows(kernel: Callable[..., Array], x: Array, *weights: Array) -> Array:
-    """kernel(x, *weights), on each device of its own rows; its result may be kept as a product."""
-    axes = (("batch",), *((),) * len(weights))
-    return checkpoint_name(on_own_shares(kernel, (x, *weights), axes), PRODUCT)
 
 
 class GroupedDense(nn.Module):

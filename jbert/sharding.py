@@ -137,16 +137,6 @@ def constrain(x: jax.Array, *axes: str | None) -> jax.Array:
     return jax.lax.with_sharding_constraint(x, NamedSharding(mesh, spec))
 
 
-def ways(axis: str, size: int) -> int:
-    """Over how many devices an activation's axis is split."""
-    active = _activations.get()
-    if active is None:
-        return 1
-    mesh, table = active
-    spec = _divisible((axis,), (size,), table, mesh, "activation")
-    return math.prod(mesh.shape[name] for names in spec for name in _as_tuple(names))
-
-
 def on_own_shares(function: Any, arrays: Sequence[jax.Array], axes: Sequence[tuple]) -> Any:
     """function(*arrays), on each device of its own share: of kernels, which the partitioner cannot
     split. `axes` are the leading logical axes of each array; the result has those of the first."""
@@ -162,6 +152,28 @@ def on_own_shares(function: Any, arrays: Sequence[jax.Array], axes: Sequence[tup
         function, mesh=mesh, in_specs=tuple(specs), out_specs=specs[0], check_vma=False
     )
     return mapped(*arrays)
+
+
+def on_own_rows(function: Any, x: jax.Array, *weights: jax.Array) -> Any:
+    """function(x, *weights), on each device of its own rows."""
+    return on_own_shares(function, (x, *weights), (("batch",), *((),) * len(weights)))
+
+
+def own_tokens(x: jax.Array, hidden: int) -> int:
+    """How many tokens of x [b, l, d] a device has for itself; none if layers as wide as `hidden`
+    are split over devices."""
+    rows, length, _ = x.shape
+    return 0 if _ways("mlp", hidden) > 1 else rows // _ways("batch", rows) * length
+
+
+def _ways(axis: str, size: int) -> int:
+    """Over how many devices an activation's axis is split."""
+    active = _activations.get()
+    if active is None:
+        return 1
+    mesh, table = active
+    spec = _divisible((axis,), (size,), table, mesh, "activation")
+    return math.prod(mesh.shape[name] for names in spec for name in _as_tuple(names))
 
 
 _told: set[tuple[str, str, int, int]] = set()

@@ -19,6 +19,7 @@ def platform(request):
         yield request.param
 
 
+@pytest.mark.usefixtures("platform")
 def test_relu_and_its_derivatives_are_jax_s():
     x = jnp.array([-2.0, -0.0, 0.0, 1e-30, 3.0, jnp.inf, -jnp.inf, jnp.nan])
     relu = ACTIVATIONS["relu"]

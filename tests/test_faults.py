@@ -9,11 +9,13 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 import warnings
 from pathlib import Path
 
 import disk
 import dying
+import orbax.checkpoint
 import pytest
 
 import jbert
@@ -180,6 +182,41 @@ def test_a_disk_that_fills_up_on_the_way(tmp_path):
     assert "model.safetensors: could not be written" in exporting
     disk.assert_same(jbert.load(tmp_path / "m").params, model.params)
     assert [path.name for path in tmp_path.iterdir()] == ["m"]
+
+
+def test_threads_that_outlive_a_failed_save_leave_nothing_behind(tmp_path, monkeypatch):
+    """Orbax' threads go on after the first error, and make directories anew that were deleted."""
+
+    class Failing:
+        def __init__(self, *_, **__):
+            self.other = threading.Thread(target=self.write)
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *_):
+            pass
+
+        def save(self, path, **_):
+            self.path = path
+            self.other.start()
+
+        def wait_until_finished(self):
+            raise ValueError("Error writing: File too large")
+
+        def write(self):
+            for i in range(20):
+                time.sleep(0.03)
+                self.path.mkdir(parents=True, exist_ok=True)
+                (self.path / str(i)).write_text("late")
+
+    threads = set(threading.enumerate())
+    monkeypatch.setattr(orbax.checkpoint, "AsyncCheckpointer", Failing)
+    with pytest.raises(OSError, match="File too large"):
+        jbert.save(disk.bert(), tmp_path / "m")
+    for other in set(threading.enumerate()) - threads:
+        other.join()
+    assert list(tmp_path.iterdir()) == []
 
 
 def path_here() -> str:

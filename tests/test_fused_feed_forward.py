@@ -97,7 +97,7 @@ def test_bfloat16_is_nearer_than_plain_operations_in_it():
 
 @pytest.fixture
 def interpreted(monkeypatch):
-    """How often a program is traced with the kernel, which is interpreted here."""
+    """Of what shape the inputs are that a program gives the kernel, which is interpreted here."""
     calls = []
 
     def kernel(x, w):

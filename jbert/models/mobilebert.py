@@ -10,13 +10,14 @@ from typing import ClassVar
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 
 from jbert import backend
 from jbert.activations import ActivationField
 from jbert.config import ModelConfig
 from jbert.cross_entropy import chunked_losses
 from jbert.dropout import Dropout
-from jbert.execution import Execution
+from jbert.execution import PRODUCT, Execution
 from jbert.heads import Output, Pooler, TransformHead
 from jbert.inputs import Inputs
 from jbert.layers import (
@@ -31,8 +32,6 @@ from jbert.layers import (
     add_bias,
     add_shared,
     dot,
-    on_own_rows,
-    own_tokens,
     vocab_bias,
     vocab_table,
     word_table,
@@ -40,6 +39,7 @@ from jbert.layers import (
 from jbert.models import tasks
 from jbert.models.base import Model, embed_words
 from jbert.models.presets import Preset
+from jbert.sharding import on_own_rows, own_tokens
 from jbert.stack import run_layers
 
 NORMS = ("no_norm", "layer_norm")
@@ -268,11 +268,11 @@ class MobileBertLayer(nn.Module):
     def _is_for_the_kernel(self, x) -> bool:
         """Where what is kept for a backward pass is worth a kernel that keeps none of it."""
         c, hidden = self.config, self.config.intermediate_size
-        published = (
-            c.use_bottleneck and c.normalization_type == "no_norm" and c.hidden_act == "relu"
-        )
+        plain = c.use_bottleneck and c.normalization_type == "no_norm" and c.hidden_act == "relu"
+        if backend.current() != "tpu" or not plain or self.is_initializing():
+            return False
         tokens = own_tokens(x, hidden)
-        if backend.current() != "tpu" or not published or not tokens or self.is_initializing():
+        if not tokens:
             return False
         # Pallas, which takes a moment to import, is only for those who have a TPU.
         from jbert.fused_feed_forward import takes
@@ -291,7 +291,8 @@ class MobileBertLayer(nn.Module):
             for name in names
         ]  # fmt: skip
         weights = Weights(*(jnp.stack(one) for one in zip(*layers, strict=True)))
-        return on_own_rows(lambda x, *w: feed_forward(x, Weights(*w)), x, *weights)
+        y = on_own_rows(lambda x, *w: feed_forward(x, Weights(*w)), x, *weights)
+        return checkpoint_name(y, PRODUCT)
 
 
 class MobileBertModel(Model):
