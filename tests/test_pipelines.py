@@ -68,6 +68,15 @@ def test_every_row_is_planned_once_into_a_bucket_that_holds_it():
     assert work < 1.25 * lengths.sum()
 
 
+def test_on_a_cpu_a_hundred_texts_are_not_padded_to_the_longest_ones():
+    """Batches are small enough for that: of 2048 tokens, they would be twice the work."""
+    buckets = make_buckets(128, platform="cpu")
+    for seed in range(5):
+        lengths = np.random.default_rng(seed).gamma(4, 25 / 4, 128).astype(int).clip(2, 128)
+        work = sum(batch.height * batch.length for batch in buckets.plan(lengths))
+        assert work < 1.6 * lengths.sum()
+
+
 def test_a_single_row_runs_in_the_smallest_batch():
     (batch,) = make_buckets(512, platform="cpu").plan(np.array([9]))
     assert (batch.height, batch.length) == (1, 16)

@@ -8,8 +8,9 @@ import jax
 import numpy as np
 
 LENGTHS = (16, 32, 48, 64, 96, 128, 192, 256, 384, 512)
-# Tokens in a full batch: on a CPU enough to keep matrix products busy, on accelerators memory.
-TOKENS = {"cpu": 2048}
+# Tokens in a full batch. On a CPU as few as keep matrix products busy: rows of one batch are padded
+# to the longest, and with more of them to a longer one. On accelerators it is memory that ends it.
+TOKENS = {"cpu": 512}
 TOKENS_ELSEWHERE = 32768
 MOST_ROWS = {"cpu": 64}
 MOST_ROWS_ELSEWHERE = 256
