@@ -7,13 +7,15 @@ from collections.abc import Sequence
 import jax
 import numpy as np
 
-LENGTHS = (16, 32, 48, 64, 96, 128, 192, 256, 384, 512)
+# A CPU compiles a program in seconds, and every token of padding costs it time. Elsewhere programs
+# take longer to compile, and rows of a few tokens more run in the same tiles.
+LENGTHS = {"cpu": (16, 24, 32, 40, 48, 64, 80, 96, 128, 160, 192, 256, 320, 384, 512)}
+LENGTHS_ELSEWHERE = (16, 32, 48, 64, 96, 128, 192, 256, 384, 512)
 # Tokens in a full batch. On a CPU as few as keep matrix products busy: rows of one batch are padded
 # to the longest, and with more of them to a longer one. On accelerators it is memory that ends it.
 TOKENS = {"cpu": 512}
 TOKENS_ELSEWHERE = 32768
-MOST_ROWS = {"cpu": 64}
-MOST_ROWS_ELSEWHERE = 256
+MOST_ROWS = 256
 # A few leftover rows run in one of these heights rather than in a full batch of padding.
 SMALL = (1, 8, 64)
 
@@ -80,7 +82,7 @@ def make_buckets(
     """The buckets for rows of at most `limit` tokens, in batches that split over `ways` devices.
 
     batch_size: rows in a full batch; by default more the shorter they are.
-    lengths:    the lengths to pad to, by default LENGTHS; the limit is always one of them.
+    lengths:    the lengths to pad to, by default the platform's; the limit is always one of them.
     """
     for name, values in (("batch_size", [batch_size]), ("buckets", lengths or [])):
         for value in values:
@@ -88,12 +90,12 @@ def make_buckets(
             if value is not None and (not whole or value < 1):
                 raise ValueError(f"{name} has {value!r}; expected whole numbers of at least 1")
     platform = platform or jax.default_backend()
-    chosen = sorted({min(length, limit) for length in (lengths or LENGTHS)} | {limit})
+    lengths = lengths or LENGTHS.get(platform, LENGTHS_ELSEWHERE)
+    chosen = sorted({min(length, limit) for length in lengths} | {limit})
     tokens = TOKENS.get(platform, TOKENS_ELSEWHERE)
-    most = MOST_ROWS.get(platform, MOST_ROWS_ELSEWHERE)
     heights = []
     for length in chosen:
-        full = batch_size or max(1, min(most, tokens // length))
+        full = batch_size or max(1, min(MOST_ROWS, tokens // length))
         sizes = {min(size, full) for size in (*SMALL, full)}
         heights.append(tuple(sorted({math.ceil(size / ways) * ways for size in sizes})))
     return Buckets(tuple(chosen), tuple(heights))
