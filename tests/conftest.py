@@ -30,12 +30,15 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 # by name. `bash .ci/run` asks for all of them but those that need a network.
 OPT_IN = ("parity", "hub", "faults", "notebooks", "tpu_plan")
 
+CHEAP = "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
+
 
 def pytest_configure(config):
     """Half of a run would go to XLA's generator of fused loops; its plain one compiles in half the
-    time. What is asked for by name, parity with PyTorch before all, has the one that users have."""
+    time, and sooner still if it does not cut up a program for threads: the workers keep all cores
+    busy. What is asked for by name, parity with PyTorch before all, has the one that users have."""
     if not config.getoption("markexpr"):
-        os.environ.setdefault("XLA_FLAGS", "--xla_cpu_use_fusion_emitters=false")
+        os.environ.setdefault("XLA_FLAGS", CHEAP)
 
 
 def pytest_collection_modifyitems(config, items):

@@ -9,24 +9,24 @@ import pytest
 from jbert.training.freed_memory import keep_freed_memory
 
 PROGRAM = """
-import resource, sys
+import resource, statistics, sys
 import jax, jax.numpy as jnp
 from jbert.training.freed_memory import keep_freed_memory
 
 kept = keep_freed_memory() if sys.argv[1] == "keep" else None
 step = jax.jit(lambda x: jnp.outer(x, x) @ x)
 x = jnp.arange(4096.0)
-for _ in range(20):
+given = []
+for _ in range(40):
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
     step(x).block_until_ready()
-before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-for _ in range(20):
-    step(x).block_until_ready()
-print(kept, resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+    given.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+print(kept, statistics.median(given[20:]))
 """
 
 
 def faults(way):
-    """How many pages twenty steps were given, and whether what one freed was to be kept."""
+    """How many pages a step is given, and whether what one freed was to be kept."""
     # Compiled as users' programs are, and not as cheaply as other tests'.
     other = ("MALLOC_", "XLA_FLAGS", "JAX_DISABLE_MOST_OPTIMIZATIONS")
     environ = {name: x for name, x in os.environ.items() if not name.startswith(other)}
@@ -35,17 +35,17 @@ def faults(way):
         command, env=environ, capture_output=True, text=True, check=True, timeout=300
     )
     kept, count = done.stdout.split()
-    return int(count), kept
+    return float(count), kept
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc's malloc is meant")
 def test_a_step_takes_over_the_memory_of_the_one_before():
-    pages = 20 * 4096 * 4096 * 4 // 4096
-    assert faults("leave")[0] > pages
+    pages = 4096 * 4096 * 4 // 4096
+    assert faults("leave")[0] >= pages
     count, kept = faults("keep")
     assert kept == "True"
-    # Now and then a step finds the free memory in pieces, and gets another.
-    assert count < pages / 10
+    # Of the median step: now and then one finds the free memory in pieces, and gets another.
+    assert count < pages / 100
 
 
 @pytest.mark.parametrize("name", ["MALLOC_ARENA_MAX", "MALLOC_TRIM_THRESHOLD_"])

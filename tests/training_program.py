@@ -46,7 +46,7 @@ FULL = {"full disk": ("describe", checkpoints.describe),
 # Cheap to compile; what is compared here is one program's result with its own.
 FLAGS = (
     "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true "
-    "--xla_cpu_use_fusion_emitters=false"
+    "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
 )
 
 
