@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import benchmarks.__main__
-from benchmarks import channel, contenders, figures, idle, results, rounds, workloads
+from benchmarks import channel, contenders, figures, idle, papers, results, rounds, workloads
 from benchmarks.__main__ import parse
 from benchmarks.cells import CELLS
 from benchmarks.scaling import growth
@@ -233,6 +233,25 @@ def test_a_profile_tells_products_from_the_rest_by_what_they_are_for():
     assert {"attention", "feed-forward", "dropout", "optimizer"} <= shares.keys()
     assert shares["feed-forward"][0] > 0 and shares["attention"][0] > 0
     assert shares["dropout"][0] == 0 and shares["optimizer"][1] > 0
+
+
+def test_the_papers_ratios_are_of_berts_time_and_parameters(monkeypatch, capsys):
+    """With four models that take 4, 2, 1 and 3 seconds a call."""
+    seconds = dict(zip(papers.COMPARED, (4.0, 2.0, 1.0, 3.0), strict=True))
+
+    def measured(works, commands, plan, say):
+        turns = {name: {"quiet": True, "calls": [seconds[name]] * 3} for name in works}
+        return {name: {"turns": [turn] * plan.rounds} for name, turn in turns.items()}
+
+    monkeypatch.setattr(papers, "measure_each", measured)
+    monkeypatch.setattr(sys, "argv", ["papers"])
+    papers.main()
+    rows = [line.strip("| ").split(" | ") for line in capsys.readouterr().out.splitlines()]
+    found = {row[0]: row[1:] for row in rows if row[0] in papers.COMPARED}
+    # As published: bert-base-uncased has 109,482,240 with its pooler, distilbert 66,362,880.
+    assert found["distilbert"][:3] == ["66,362,880", "1.65 ×", "2.00 (2.00)"]
+    assert found["mobilebert"][2:4] == ["4.00 (4.00)"] * 2
+    assert found["convbert"][2:] == ["1.33 (1.33)"] * 2 + ["–"]
 
 
 def test_a_table_goes_between_its_marks(tmp_path):

@@ -69,8 +69,8 @@ def test_every_row_is_planned_once_into_a_bucket_that_holds_it():
 
 
 def test_on_a_cpu_a_hundred_texts_are_not_padded_to_the_longest_ones():
-    """Batches and the steps between lengths are small enough for that: of 2048 tokens, they would be
-    twice the work, and with half as many lengths 1.44 to 1.53 times."""
+    """Batches are small enough for that, and so are the steps between lengths: batches of 2048
+    tokens would be twice the work, and two thirds of the lengths 1.44 to 1.53 times."""
     buckets = make_buckets(128, platform="cpu")
     for seed in range(5):
         lengths = np.random.default_rng(seed).gamma(4, 25 / 4, 128).astype(int).clip(2, 128)

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import jax
 import numpy as np
 
-# A CPU compiles a program in seconds, and every token of padding costs it time. Elsewhere programs
-# take longer to compile, and rows of a few tokens more run in the same tiles.
+# Every token of padding costs a CPU time, and a program more takes it a second to compile.
+# Elsewhere programs take longer to compile, and matrix units come in tiles that are filled up anyway.
 LENGTHS = {"cpu": (16, 24, 32, 40, 48, 64, 80, 96, 128, 160, 192, 256, 320, 384, 512)}
 LENGTHS_ELSEWHERE = (16, 32, 48, 64, 96, 128, 192, 256, 384, 512)
 # Tokens in a full batch. On a CPU as few as keep matrix products busy: rows of one batch are padded
