@@ -8,7 +8,7 @@ import jax
 import numpy as np
 
 # Every token of padding costs a CPU time, and a program more takes it a second to compile.
-# Elsewhere programs take longer to compile, and matrix units come in tiles that are filled up anyway.
+# Elsewhere programs take longer to compile, and matrix units have tiles that are filled up anyway.
 LENGTHS = {"cpu": (16, 24, 32, 40, 48, 64, 80, 96, 128, 160, 192, 256, 320, 384, 512)}
 LENGTHS_ELSEWHERE = (16, 32, 48, 64, 96, 128, 192, 256, 384, 512)
 # Tokens in a full batch. On a CPU as few as keep matrix products busy: rows of one batch are padded
