@@ -1,6 +1,7 @@
-"""How a forward pass is compiled: by the options of XLA that pay for its model and its size."""
+"""The options of XLA that programs are compiled with: those that pay for a model and its size."""
 
 import functools
+import os
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -19,6 +20,21 @@ BARRIERS = ("xla_disable_hlo_passes", "cse_barrier_expander")
 # those that have AVX2 alone 8 texts took 0.96 of the time too, and so did other sizes.
 SMALL_PRODUCTS = ("xla_cpu_experimental_ynn_fusion_type", "LIBRARY_FUSION_TYPE_REDUCE")
 FEW_TOKENS = 512
+# How much of its vector memory one fused loop of a TPU v5e or v5p may hold, in KiB. Their compiler
+# would allow 16 MiB, in which products with all that is fused to them find no blocks that fit. For
+# v6e it makes the same program with this as without.
+LOOP_MEMORY = ("xla_tpu_scoped_vmem_limit_kib", "32768")
+
+
+def step_options() -> dict[str, str]:
+    """Those of a training step, on the devices that it is traced for."""
+    name, _ = LOOP_MEMORY
+    # What the user has told the compiler stands.
+    if not backend.kind().startswith("TPU v5") or name in os.environ.get("LIBTPU_INIT_ARGS", ""):
+        return {}
+    # A plan compiles by a libtpu that has it, in a process without such a device.
+    known = jax.default_backend() != "tpu" or _known(LOOP_MEMORY)
+    return dict([LOOP_MEMORY]) if known else {}
 
 
 class Compiled:

@@ -10,7 +10,7 @@ import tiny
 
 import jbert
 from jbert import backend, compiled
-from jbert.compiled import FEW_TOKENS, Compiled
+from jbert.compiled import FEW_TOKENS, Compiled, step_options
 
 _FUSED = re.compile(r"^%fused_computation\S* \((.*)\) -> ", re.MULTILINE)
 
@@ -63,6 +63,24 @@ def test_an_option_that_this_jaxlib_lacks_is_not_given(monkeypatch):
     program = Compiled(lambda x: x, ())
     inputs = {"input_ids": np.zeros((1, 1), np.int32)}
     assert program.of("mobilebert", (), inputs) is program.plain
+
+
+def test_a_step_on_a_tpu_may_hold_more_in_a_loop(monkeypatch):
+    monkeypatch.delenv("LIBTPU_INIT_ARGS", raising=False)
+    assert step_options() == {}
+    for kind in ("", "TPU v4", "TPU v6 lite"):
+        with backend.lowering_for("tpu", kind):
+            assert step_options() == {}
+    with backend.lowering_for("tpu", "TPU v5 lite"):
+        name, value = compiled.LOOP_MEMORY
+        assert step_options() == {name: value}
+        monkeypatch.setenv("LIBTPU_INIT_ARGS", f"--{name}=98304")
+        assert step_options() == {}
+        monkeypatch.setenv("LIBTPU_INIT_ARGS", "--xla_tpu_something_else=1")
+        assert step_options() == {name: value}
+        # Where there is one, it is asked whether it knows the option, as CPUs do not.
+        monkeypatch.setattr(jax, "default_backend", lambda: "tpu")
+        assert step_options() == {}
 
 
 def test_no_layer_is_made_again_by_the_layers_after_it():

@@ -9,7 +9,7 @@ import pytest
 import tiny
 from plan_works import FACTS, base, small
 
-from jbert import cli
+from jbert import cli, compiled
 from jbert.execution import Execution
 from jbert.models import presets
 from jbert.plan import command, program, topology
@@ -254,7 +254,10 @@ def compiler_for_cpu(monkeypatch, tmp_path):
     return str(tmp_path / "config.json")
 
 
-def test_a_whole_plan_and_what_is_asked_again_is_not_compiled(compiler_for_cpu, capsys):
+def test_a_whole_plan_and_what_is_asked_again_is_not_compiled(
+    compiler_for_cpu, capsys, monkeypatch
+):
+    monkeypatch.delenv("LIBTPU_INIT_ARGS", raising=False)
     ask = ["plan", compiler_for_cpu, "--topology", "v5e:2x2", "--length", "16",
            "--batch-size", "8", "--dtype", "float32"]  # fmt: skip
     assert cli.main(ask) == 0
@@ -263,6 +266,9 @@ def test_a_whole_plan_and_what_is_asked_again_is_not_compiled(compiler_for_cpu, 
     assert cli.main(ask) == 0
     again = capsys.readouterr()
     assert again.out == first.out and "compiling" not in again.err
+    # The compiler is told more now.
+    monkeypatch.setenv("LIBTPU_INIT_ARGS", "--xla_tpu_something=1")
+    assert cli.main(ask) == 0 and "compiling" in capsys.readouterr().err
 
 
 def test_a_search_and_a_forward_pass_by_command(compiler_for_cpu, capsys):
@@ -300,6 +306,19 @@ def test_a_small_model_compiles_for_a_slice(tmp_path):
     assert program.compiled(work, wanted, Cache(tmp_path)) == facts
     large = dataclasses.replace(work, batch_size=2**16)
     assert program.compiled(large, wanted, Cache(tmp_path)).needed > wanted.chip.memory
+
+
+@pytest.mark.tpu_plan
+def test_the_compiler_is_told_how_much_a_loop_may_hold(monkeypatch):
+    pytest.importorskip("libtpu", reason="the extra tpu-plan is not installed")
+    monkeypatch.delenv("LIBTPU_INIT_ARGS", raising=False)
+    name, _ = compiled.LOOP_MEMORY
+    monkeypatch.setattr(compiled, "LOOP_MEMORY", (name, "much"))
+    work = Work("tiny", presets()["bert-tiny"].config, "masked_lm", 8, 128, predictions=18)
+    with pytest.raises(jax.errors.JaxRuntimeError, match=name):
+        program.compiled(work, slice_of("v5p:2x2x1"), Cache(enabled=False), say=False)
+    of_v6e = program.compiled(work, slice_of("v6e:1x1"), Cache(enabled=False), say=False)
+    assert of_v6e.reading.cycles > 0
 
 
 @pytest.mark.tpu_plan

@@ -57,6 +57,14 @@ SETUPS = {
 LABELS = {"distilbert": {"labels": multi_label()}}
 
 
+def test_a_step_is_compiled_with_the_options_for_its_devices(monkeypatch):
+    """The compiler refuses one that it does not know: so far it comes."""
+    monkeypatch.setattr(parallel, "step_options", lambda: {"xla_no_such_option": "1"})
+    run = SMALL.run()
+    with pytest.raises(jax.errors.JaxRuntimeError, match="xla_no_such_option"):
+        run.take(batches(make_rows(SMALL.arch, SMALL.task), 1)[0])
+
+
 @functools.cache
 def twenty(arch):
     setup = SETUPS[arch]

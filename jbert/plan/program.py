@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import functools
 import json
+import os
 import re
 import sys
 import threading
@@ -15,6 +16,7 @@ import jax
 from jax.sharding import Mesh, NamedSharding
 
 from jbert import backend
+from jbert.compiled import step_options
 from jbert.fused_attention import NAME as ATTENTION
 from jbert.fused_feed_forward import NAME as FEED_FORWARD
 from jbert.loaded import abstract_params, forward
@@ -85,9 +87,13 @@ class Facts:
 def traced(work: Work, devices: list[Any]) -> Any:
     """The library's own step on abstract arrays, traced for a TPU."""
     mesh = make_mesh(work.mesh.data, work.mesh.fsdp, work.mesh.tensor, devices)
-    kind = devices[0].device_kind if devices[0].platform == "tpu" else ""
-    with backend.lowering_for("tpu", kind):
+    with _lowering_for(devices):
         return _train_step(work, mesh) if work.train else _forward_pass(work, mesh)
+
+
+def _lowering_for(devices: list[Any]) -> contextlib.AbstractContextManager[None]:
+    kind = devices[0].device_kind if devices[0].platform == "tpu" else ""
+    return backend.lowering_for("tpu", kind)
 
 
 def _train_step(work: Work, mesh: Mesh) -> Any:
@@ -182,7 +188,10 @@ def compiled(work: Work, wanted: Slice, cache: Cache, say: bool = True) -> Facts
     with _progress(f"{work.name} for {wanted.name}: tracing", say):
         lowered = traced(work, devices).lower()
     text = lowered.as_text()
-    key = cache.key(text, wanted.name, compiler, jax.__version__)
+    with _lowering_for(devices):
+        # What else the compiler is told, by jbert and by the user.
+        told = json.dumps(step_options()), os.environ.get("LIBTPU_INIT_ARGS", "")
+    key = cache.key(text, wanted.name, compiler, jax.__version__, *told)
     if known := cache.get(key):
         return Facts.from_json(known)
     start = time.perf_counter()

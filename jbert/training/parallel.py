@@ -14,6 +14,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from jbert.compiled import step_options
 from jbert.loaded import abstract_params
 from jbert.models.base import Model
 from jbert.sharding import Rules, activations_on, batch_sharding, make_mesh, param_shardings
@@ -194,7 +195,8 @@ class JitParallel:
             figures = jax.lax.with_sharding_constraint(figures, self._everywhere)
             return placed, figures
 
-        return Program("train step", jax.jit(run, donate_argnums=0))
+        run = jax.jit(run, donate_argnums=0, compiler_options=step_options())
+        return Program("train step", run)
 
     def evaluate(self, step: EvalStep) -> Program:
         def run(params, batch):
