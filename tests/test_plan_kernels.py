@@ -12,11 +12,13 @@ from jbert.fused_attention import LONGEST, attend_fused
 from jbert.models import presets
 from jbert.plan.cache import Cache
 from jbert.plan.chips import slice_of
-from jbert.plan.kernels import Kernels, kernels_of
+from jbert.plan.kernels import Kernel, kernels_of
 from jbert.plan.program import compiled, kernel_seconds, traced
 from jbert.plan.report import report
 from jbert.plan.roofline import predict
 from jbert.plan.work import Work
+
+FUSED = dataclasses.replace(FACTS, attention="fused")
 
 
 def of_one_block(tile=128):
@@ -58,19 +60,19 @@ def test_the_slowest_unit_decides_on_each_device():
     chip = wanted.chip
     for field, speed in (("products", chip.flops), ("elements", 4096 * chip.clock),
                          ("bytes", chip.bandwidth)):  # fmt: skip
-        one = dataclasses.replace(Kernels(1, 1, 1), **{field: 10**15})
+        one = dataclasses.replace(Kernel(1, 1, 1), **{field: 10**15})
         assert one.seconds(wanted) == pytest.approx(10**15 / speed / 0.7 / 8)
 
 
 def test_a_step_has_the_kernels_of_all_its_layers_and_says_whose_estimate_that_is():
     wanted = slice_of("v5p:2x2x1")
     work = base(batch_size=128)
-    seconds = kernel_seconds(work, wanted)
+    reading = dataclasses.replace(FACTS.reading, cycles=10**8)
+    facts = dataclasses.replace(FUSED, reading=reading)
+    seconds = kernel_seconds(work, wanted, facts)
     # Twelve layers of 32 rows and six blocks, on two cores.
     whole = sum(kernel.seconds(wanted) * 4 for _, kernel in of_one_block())
     assert seconds == pytest.approx(12 * 32 * 6 * whole, rel=0.02)
-    reading = dataclasses.replace(FACTS.reading, cycles=10**8)
-    facts = dataclasses.replace(FACTS, attention="fused", reading=reading)
     found = predict(work, wanted, facts)
     assert found.kernels == seconds
     assert found.step() == pytest.approx(found.cycles + seconds + found.links)
@@ -92,7 +94,19 @@ def test_splash_is_counted_too():
     execution = Execution("bfloat16", attention="splash", scan_layers=True)
     work = base(config=config, execution=execution)
     wanted = slice_of("v5p:2x2x1")
-    assert 0 < kernel_seconds(work, wanted) < 2 * kernel_seconds(base(), wanted)
+    splash = dataclasses.replace(FACTS, attention="splash")
+    found = kernel_seconds(work, wanted, splash)
+    assert 0 < found < 2 * kernel_seconds(base(), wanted, FUSED)
+
+
+def test_a_kernel_counts_where_the_program_calls_it():
+    """Of layers that a mesh splits there is none, though a single device would call it."""
+    wanted, config = slice_of("v5e:2x2"), presets()["mobilebert-uncased"].config
+    work = base(config=config, execution=Execution("bfloat16", scan_layers=True))
+    both = dataclasses.replace(FUSED, feed_forward="fused")
+    feed_forward = dataclasses.replace(FACTS, feed_forward="fused")
+    seconds = [predict(work, wanted, facts).kernels for facts in (FUSED, feed_forward, both)]
+    assert min(seconds) > 0 and seconds[0] + seconds[1] == pytest.approx(seconds[2])
 
 
 # -- the compiler itself --------------------------------------------------------------------

@@ -33,8 +33,8 @@ _FREE = {
 
 
 @dataclasses.dataclass(frozen=True)
-class Kernels:
-    """All kernels of a program, on all of its devices together.
+class Kernel:
+    """One of the kernels of a program, on all of its devices together.
 
     products:  FLOPs of products whose tiles are filled up.
     elements:  of all other operations.
@@ -44,6 +44,7 @@ class Kernels:
     products: int = 0
     elements: int = 0
     bytes: int = 0
+    name: str = ""
 
     def seconds(self, wanted: Slice) -> float:
         """On each device."""
@@ -56,19 +57,21 @@ class Kernels:
         return slowest / SCHEDULED / wanted.devices
 
 
-def kernels_of(jaxpr: Any, tile: int) -> list[tuple[int, Kernels]]:
+def kernels_of(jaxpr: Any, tile: int) -> list[tuple[int, Kernel]]:
     """How often each kernel of a (closed) jaxpr runs, and what it takes."""
     return list(_find(jaxpr, tile, 1))
 
 
-def _find(jaxpr: Any, tile: int, times: int) -> Iterator[tuple[int, Kernels]]:
+def _find(jaxpr: Any, tile: int, times: int) -> Iterator[tuple[int, Kernel]]:
     for equation in used_in(jaxpr):
         name, params = equation.primitive.name, equation.params
         if name == "pallas_call":
             moved = sum(bytes_of(one.aval) for one in (*equation.invars, *equation.outvars))
             products, elements = _inside(params["jaxpr"], tile)
             programs = turns(name, params)
-            yield times, Kernels(programs * products, programs * elements, moved)
+            # Not under "name", which older JAX has not.
+            called = params["jaxpr"].debug_info.func_name
+            yield times, Kernel(programs * products, programs * elements, moved, called)
             continue
         for inner in inner_jaxprs(params):
             yield from _find(inner, tile, times * turns(name, params))

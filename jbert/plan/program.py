@@ -72,6 +72,12 @@ class Facts:
         named = {"attention": self.attention, "feed-forward layers": self.feed_forward}
         return [f"{kernel} {what}" for what, kernel in named.items() if kernel != "xla"]
 
+    def calls(self, kernel: str) -> bool:
+        """Whether a kernel that the step would call on a single device is in this program."""
+        if kernel.startswith(FEED_FORWARD):
+            return self.feed_forward == "fused"
+        return self.attention == ("fused" if kernel.startswith(ATTENTION) else "splash")
+
     def to_json(self) -> str:
         return json.dumps(dataclasses.asdict(self))
 
@@ -174,11 +180,11 @@ def _counted(work: Work) -> Count:
     return count(traced(work, jax.devices("cpu")[:1]).jaxpr)
 
 
-def kernel_seconds(work: Work, wanted: Slice) -> float:
-    """Of Pallas' kernels in a step, on each device, by estimate."""
+def kernel_seconds(work: Work, wanted: Slice, facts: Facts) -> float:
+    """Of Pallas' kernels in a compiled step, on each device, by estimate."""
     jaxpr = traced(_alone(work), jax.devices("cpu")[:1]).jaxpr
     found = kernels_of(jaxpr, wanted.chip.tile)
-    return sum(times * one.seconds(wanted) for times, one in found)
+    return sum(times * one.seconds(wanted) for times, one in found if facts.calls(one.name))
 
 
 def compiled(work: Work, wanted: Slice, cache: Cache, say: bool = True) -> Facts:

@@ -72,7 +72,7 @@ def predict(work: Work, wanted: Slice, facts: Facts) -> Prediction:
     why_not = why_not_optimal(wanted, facts, roofline)
     optimal = None if why_not else facts.optimal_seconds
     cycles = reading.cycles / chip.clock
-    kernels = kernel_seconds(work, wanted) if facts.kernels() else 0.0
+    kernels = kernel_seconds(work, wanted, facts) if facts.kernels() else 0.0
     return Prediction(cycles, kernels, links, roofline, optimal, why_not, flops, useful)
 
 
