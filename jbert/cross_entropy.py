@@ -6,8 +6,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from jbert.sharding import own_rows
+
 IGNORE = -100
-# The logits that exist at once where they are computed in chunks: 64 MB of float32.
+# The logits that a device has at once where they are computed in chunks: 64 MB of float32.
 CHUNK = 1 << 24
 
 
@@ -26,6 +28,16 @@ def token_losses(
     return jnp.where(kept, jnp.where(in_range, losses, jnp.nan), 0.0)
 
 
+def chunks_of(rows: int, positions: int, vocab_size: int) -> tuple[int, int]:
+    """Into how many chunks, of how many positions of every row each.
+
+    Rows stay whole: they may be split over devices, each of which holds the logits of its own.
+    """
+    most = max(1, CHUNK // (own_rows(rows) * vocab_size))
+    chunks = max(1, -(-positions // most))
+    return chunks, -(-positions // chunks)
+
+
 def chunked_losses(
     logits_of: Callable[[Float[Array, "b k f"]], Float[Array, "b k v"]],
     x: Float[Array, "b k f"],
@@ -35,13 +47,12 @@ def chunked_losses(
     """`token_losses(logits_of(x), labels)`, some positions of every row at a time.
 
     The backward pass computes each chunk's logits again, so that memory does not grow with the
-    vocabulary. Rows stay whole: they may be split over devices.
+    vocabulary.
     """
     b, k, features = x.shape
-    width = max(1, CHUNK // (b * vocab_size))
-    if k <= width:
+    chunks, width = chunks_of(b, k, vocab_size)
+    if chunks == 1:
         return token_losses(logits_of(x), labels)
-    chunks = -(-k // width)
     fill = chunks * width - k
     x = jnp.pad(x, ((0, 0), (0, fill), (0, 0))).reshape(b, chunks, width, features)
     labels = jnp.pad(labels, ((0, 0), (0, fill)))

@@ -163,7 +163,12 @@ def own_tokens(x: jax.Array, hidden: int) -> int:
     """How many tokens of x [b, l, d] a device has for itself; none if layers as wide as `hidden`
     are split over devices."""
     rows, length, _ = x.shape
-    return 0 if _ways("mlp", hidden) > 1 else rows // _ways("batch", rows) * length
+    return 0 if _ways("mlp", hidden) > 1 else own_rows(rows) * length
+
+
+def own_rows(rows: int) -> int:
+    """How many of a batch's rows a device has for itself."""
+    return rows // _ways("batch", rows)
 
 
 def _ways(axis: str, size: int) -> int:

@@ -49,7 +49,7 @@ def test_of_two_classes_one_logit_is_enough():
 
 @pytest.mark.parametrize("chunk", [1, 40, 1 << 24])
 def test_chunks_give_the_divergence_and_gradients_of_all_positions_at_once(monkeypatch, chunk):
-    monkeypatch.setattr(losses, "CHUNK", chunk)
+    monkeypatch.setattr("jbert.cross_entropy.CHUNK", chunk)
     student, teacher = draw(2, 5, 4), draw(2, 5, 6, seed=1)
     tables = draw(4, 9, seed=2), draw(6, 9, seed=3)
 

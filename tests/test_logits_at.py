@@ -7,8 +7,9 @@ import pytest
 import tiny
 
 from jbert import cross_entropy, losses
-from jbert.cross_entropy import IGNORE, chunked_losses, token_losses
+from jbert.cross_entropy import IGNORE, chunked_losses, chunks_of, token_losses
 from jbert.inputs import InputError
+from jbert.sharding import activations_on, batch_sharding, make_mesh
 
 MODELS = [("bert", "pretraining"), ("distilbert", "masked_lm"), ("mobilebert", "pretraining"),
           ("convbert", "masked_lm")]  # fmt: skip
@@ -78,6 +79,40 @@ def test_memory_of_chunks_does_not_grow_with_the_vocabulary():
 
     assert temporary(250_000, True) < 1.1 * temporary(30_522, True)
     assert temporary(250_000, False) > 5 * temporary(30_522, False)
+
+
+def test_chunks_are_equal_and_as_large_as_each_device_can_have_them(monkeypatch):
+    monkeypatch.setattr(cross_entropy, "CHUNK", 7 * 2 * 100)
+    assert chunks_of(2, 5, 100) == (1, 5)
+    assert chunks_of(2, 8, 100) == (2, 4)
+    assert chunks_of(2, 0, 100) == (1, 0)
+    assert chunks_of(16, 8, 100) == chunks_of(2, 8, 10**6) == (8, 1)
+    with activations_on(make_mesh(data=4, fsdp=2)):
+        assert chunks_of(16, 8, 100) == (2, 4)
+        # Rows that eight devices cannot share are on all of them.
+        assert chunks_of(15, 8, 100) == (8, 1)
+
+
+def test_on_many_devices_a_loss_in_chunks_is_that_of_one_piece(monkeypatch):
+    mesh, draw = make_mesh(), np.random.default_rng(0).normal
+    kernel, x = draw(size=(5, 11)).astype("float32"), draw(size=(16, 9, 5)).astype("float32")
+    labels = np.arange(16 * 9, dtype=np.int32).reshape(16, 9) % 11
+    arrays = kernel, *(jax.device_put(rows, batch_sharding(mesh)) for rows in (x, labels))
+
+    def traced(size):
+        monkeypatch.setattr(cross_entropy, "CHUNK", size)
+
+        def loss(kernel, x, labels):
+            with activations_on(mesh):
+                return chunked_losses(lambda x: x @ kernel, x, labels, 11).sum()
+
+        return jax.jit(jax.value_and_grad(loss)).trace(*arrays)
+
+    whole, three = traced(1 << 24), traced(2 * 4 * 11)
+    assert "length=3" in str(three.jaxpr) and "length" not in str(whole.jaxpr)
+    found = (jax.tree.leaves(step.lower().compile()(*arrays)) for step in (whole, three))
+    for one, two in zip(*found, strict=True):
+        np.testing.assert_allclose(one, two, rtol=2e-6, atol=2e-6)
 
 
 def test_ignored_labels_cost_nothing_and_labels_out_of_range_are_nan():

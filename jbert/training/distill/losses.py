@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from jbert.cross_entropy import CHUNK
+from jbert.cross_entropy import chunks_of
 from jbert.losses import Term
 
 # The smallest probability that is told from 0, for logarithms.
@@ -61,8 +61,7 @@ def chunked_divergence(
 ) -> Float[Array, "b l"]:
     """`divergence` at every position without ever holding all logits, some positions at a time."""
     b, length = student.shape[:2]
-    width = min(length, max(1, CHUNK // (b * vocab_size)))
-    chunks = -(-length // width)
+    chunks, width = chunks_of(b, length, vocab_size)
 
     def cut(x):
         x = jnp.pad(x, ((0, 0), (0, chunks * width - length), (0, 0)))
