@@ -20,21 +20,23 @@ BARRIERS = ("xla_disable_hlo_passes", "cse_barrier_expander")
 # those that have AVX2 alone 8 texts took 0.96 of the time too, and so did other sizes.
 SMALL_PRODUCTS = ("xla_cpu_experimental_ynn_fusion_type", "LIBRARY_FUSION_TYPE_REDUCE")
 FEW_TOKENS = 512
-# How much of its vector memory one fused loop of a TPU v5e or v5p may hold, in KiB. Their compiler
-# would allow 16 MiB, in which products with all that is fused to them find no blocks that fit. For
-# v6e it makes the same program with this as without.
-LOOP_MEMORY = ("xla_tpu_scoped_vmem_limit_kib", "32768")
+# How much vector memory one fused loop of a TPU v5e or v5p may hold, in KiB. Their compiler would
+# allow 16 MiB, and by its own estimates steps are sooner with two or three times that. For v4 and
+# v6e it makes the same program of 32 MiB as of none (docs/plan.md).
+LOOP_LIMIT = "xla_tpu_scoped_vmem_limit_kib"
+_V5E, _V5P = "32768", "50000"
+LOOP_MEMORY = {"TPU v5 lite": _V5E, "TPU v5e": _V5E, "TPU v5": _V5P, "TPU v5p": _V5P}
 
 
 def step_options() -> dict[str, str]:
     """Those of a training step, on the devices that it is traced for."""
-    name, _ = LOOP_MEMORY
+    limit = LOOP_MEMORY.get(backend.kind())
     # What the user has told the compiler stands.
-    if not backend.kind().startswith("TPU v5") or name in os.environ.get("LIBTPU_INIT_ARGS", ""):
+    if limit is None or LOOP_LIMIT in os.environ.get("LIBTPU_INIT_ARGS", ""):
         return {}
     # A plan compiles by a libtpu that has it, in a process without such a device.
-    known = jax.default_backend() != "tpu" or _known(LOOP_MEMORY)
-    return dict([LOOP_MEMORY]) if known else {}
+    known = jax.default_backend() != "tpu" or _known((LOOP_LIMIT, limit))
+    return {LOOP_LIMIT: limit} if known else {}
 
 
 class Compiled:

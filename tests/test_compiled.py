@@ -71,13 +71,15 @@ def test_a_step_on_a_tpu_may_hold_more_in_a_loop(monkeypatch):
     for kind in ("", "TPU v4", "TPU v6 lite"):
         with backend.lowering_for("tpu", kind):
             assert step_options() == {}
+    name, of_v5p = compiled.LOOP_LIMIT, {compiled.LOOP_LIMIT: "50000"}
     with backend.lowering_for("tpu", "TPU v5 lite"):
-        name, value = compiled.LOOP_MEMORY
-        assert step_options() == {name: value}
+        assert step_options() == {name: "32768"}
+    with backend.lowering_for("tpu", "TPU v5"):
+        assert step_options() == of_v5p
         monkeypatch.setenv("LIBTPU_INIT_ARGS", f"--{name}=98304")
         assert step_options() == {}
         monkeypatch.setenv("LIBTPU_INIT_ARGS", "--xla_tpu_something_else=1")
-        assert step_options() == {name: value}
+        assert step_options() == of_v5p
         # Where there is one, it is asked whether it knows the option, as CPUs do not.
         monkeypatch.setattr(jax, "default_backend", lambda: "tpu")
         assert step_options() == {}
