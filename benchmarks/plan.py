@@ -2,7 +2,7 @@
 
 python -m benchmarks.plan [RECIPE …]
 
-Needs the extra tpu-plan. On two idle cores it takes a quarter of an hour, and a minute once the
+Needs the extra tpu-plan. On two idle cores it takes half an hour, and a minute once the
 compiler's answers are kept.
 """
 
