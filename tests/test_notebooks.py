@@ -119,6 +119,8 @@ def small(tmp_path, monkeypatch):
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
     }.items():  # fmt: skip
         monkeypatch.setenv(name, value)
+    # They train for long enough that what is compiled should be fast, as it is for users.
+    monkeypatch.delenv("JAX_DISABLE_MOST_OPTIMIZATIONS", raising=False)
     return tmp_path
 
 
