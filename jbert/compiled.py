@@ -12,7 +12,7 @@ from jax.core import Tracer
 
 from jbert import backend
 
-# The pass that would remove optimization barriers before anything is fused. `layers.NoNorm` has
+# The pass that would remove optimization barriers before anything is fused. `norms.NoNorm` has
 # some: 8 texts of 128 tokens took two cores 0.8 of the time with them.
 BARRIERS = ("xla_disable_hlo_passes", "cse_barrier_expander")
 # YNNPACK's products cost tens of microseconds each to start, and MobileBERT has 400 small ones:

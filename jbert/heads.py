@@ -10,7 +10,8 @@ from jaxtyping import Array, Float
 from jbert.activations import ActivationField, activation
 from jbert.cross_entropy import chunked_losses
 from jbert.execution import Execution
-from jbert.layers import Dense, LayerNorm, add_bias, dot, vocab_bias, vocab_table
+from jbert.layers import Dense, add_bias, dot, vocab_bias, vocab_table
+from jbert.norms import LayerNorm
 
 
 @struct.dataclass

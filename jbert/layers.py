@@ -1,4 +1,4 @@
-"""The layers that more than one architecture is made of; the only file that names logical axes.
+"""Layers that more than one architecture is made of; the only file that names parameters' axes.
 
 Letters, in shapes and einsums: b batch, l length (q and k for queries and keys), d hidden size,
 h heads, e size of a head, f feed-forward size, v vocabulary, w taps of a convolution.
@@ -19,7 +19,7 @@ from jbert import backend
 from jbert.activations import ActivationField, activation
 from jbert.attention import Visible, attend, wide_einsum
 from jbert.dropout import Dropout
-from jbert.execution import PRODUCT, Execution, made_again
+from jbert.execution import PRODUCT, Execution
 from jbert.parameters import bias_of, kernel_of, normal, weight
 from jbert.sharding import constrain
 
@@ -94,10 +94,6 @@ def add_shared(x: Array, shared: Array) -> Array:
 def add_bias(x: Array, bias: Array) -> Array:
     """x + bias on the last axis."""
     return add_shared(x, bias.reshape(-1))
-
-
-def _last_axis(vector: Array, x: Array) -> Array:
-    return vector.reshape((1,) * (x.ndim - 1) + (-1,))
 
 
 class Dense(nn.Module):
@@ -206,58 +202,6 @@ class Embed(nn.Module):
             return jnp.asarray(self.table_init(*shape), dtype)
         table = normal(self.stddev)(key, shape, dtype)
         return table if self.padding_idx is None else table.at[self.padding_idx].set(0)
-
-
-class LayerNorm(nn.Module):
-    """Normalisation over the hidden size, with float32 statistics."""
-
-    eps: float
-    execution: Execution
-
-    @nn.compact
-    def __call__(self, x: Float[Array, "*batch d"]) -> Float[Array, "*batch d"]:
-        scale, bias = _scale_and_bias(self, x)
-
-        @made_again
-        def normalised(x: Array, scale: Array, bias: Array) -> Array:
-            wide = x.astype(jnp.float32)
-            mean = jnp.mean(wide, axis=-1, keepdims=True)
-            # Two passes: E[x²] - E[x]² cancels catastrophically beside an epsilon of 1e-12.
-            centred = wide - mean
-            variance = jnp.mean(jnp.square(centred), axis=-1, keepdims=True)
-            y = centred * jax.lax.rsqrt(variance + self.eps) * scale + bias
-            return y.astype(self.execution.dtype)
-
-        return _constrain_hidden(normalised(x, scale, bias))
-
-
-class NoNorm(nn.Module):
-    """MobileBERT's replacement for LayerNorm: a scale and a bias for each channel."""
-
-    execution: Execution
-
-    @nn.compact
-    def __call__(self, x: Float[Array, "*batch d"]) -> Float[Array, "*batch d"]:
-        scale, bias = _scale_and_bias(self, x)
-
-        @made_again
-        def scaled(x: Array, scale: Array, bias: Array) -> Array:
-            return (x * scale + bias).astype(self.execution.dtype)
-
-        x = _constrain_hidden(scaled(x, scale, bias))
-        # A sum with a residual follows. XLA on a CPU would make each reader's x again from what it
-        # is made of, which nothing ends: there is no mean here. The last layer would add up all.
-        return jax.lax.optimization_barrier(x) if backend.current() == "cpu" else x
-
-
-def _scale_and_bias(module: Any, x: Array) -> tuple[Array, Array]:
-    scale = weight(module, "scale", nn.initializers.ones, (None,), x.shape[-1:], "float32")
-    bias = bias_of(module, (None,), x.shape[-1], read_as="float32")
-    return _last_axis(scale, x).astype(jnp.float32), _last_axis(bias, x).astype(jnp.float32)
-
-
-def _constrain_hidden(x: Array) -> Array:
-    return constrain(x, "batch", *(None,) * (x.ndim - 1))
 
 
 class RelativeScores(nn.Module):

@@ -1,6 +1,6 @@
 """Meshes, and the rules that place logical axes on them.
 
-layers.py names the axes of every parameter and activation; this file alone knows mesh axes.
+layers.py names the axes of every parameter; this file alone knows mesh axes.
 """
 
 import contextlib

@@ -7,8 +7,8 @@ import pytest
 import tiny
 
 from jbert.execution import Execution
-from jbert.layers import NoNorm
 from jbert.models.mobilebert import MobileBertLMHead, trigrams
+from jbert.norms import NoNorm
 
 
 def test_trigrams_are_the_next_the_own_and_the_previous_embedding():

@@ -12,10 +12,11 @@ import tiny
 from jbert import backend
 from jbert.attention import _xla
 from jbert.execution import Execution
-from jbert.layers import LayerNorm, add_shared, dot
+from jbert.layers import add_shared, dot
 from jbert.load import from_config
 from jbert.loaded import Bert
 from jbert.losses import loss
+from jbert.norms import LayerNorm
 from jbert.plan.arithmetic import inner_jaxprs
 from jbert.sharding import make_mesh
 from jbert.trees import flatten

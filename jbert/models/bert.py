@@ -22,7 +22,6 @@ from jbert.layers import (
     Context,
     Embed,
     FeedForward,
-    LayerNorm,
     LayerOutput,
     add_shared,
     word_table,
@@ -30,6 +29,7 @@ from jbert.layers import (
 from jbert.models import tasks
 from jbert.models.base import Model, embed_words
 from jbert.models.presets import Preset
+from jbert.norms import LayerNorm
 from jbert.stack import run_layers
 
 POSITION_TYPES = ("absolute", "relative_key", "relative_key_query")

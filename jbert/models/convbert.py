@@ -26,7 +26,6 @@ from jbert.layers import (
     FeedForward,
     HeadsIn,
     HeadsOut,
-    LayerNorm,
     LayerOutput,
     add_shared,
     weight_dropout,
@@ -35,6 +34,7 @@ from jbert.layers import (
 from jbert.models import tasks
 from jbert.models.base import Model, embed_words
 from jbert.models.presets import Preset
+from jbert.norms import LayerNorm
 from jbert.stack import run_layers
 
 SUMMARY_TYPES = ("last", "first", "mean", "cls_index")

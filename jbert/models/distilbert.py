@@ -23,7 +23,6 @@ from jbert.layers import (
     Dense,
     Embed,
     FeedForward,
-    LayerNorm,
     LayerOutput,
     add_shared,
     word_table,
@@ -31,6 +30,7 @@ from jbert.layers import (
 from jbert.models import tasks
 from jbert.models.base import Model, embed_words
 from jbert.models.presets import Preset
+from jbert.norms import LayerNorm
 from jbert.stack import run_layers
 
 EPS = 1e-12

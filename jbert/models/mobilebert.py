@@ -26,9 +26,7 @@ from jbert.layers import (
     Dense,
     Embed,
     FeedForward,
-    LayerNorm,
     LayerOutput,
-    NoNorm,
     add_bias,
     add_shared,
     dot,
@@ -39,6 +37,7 @@ from jbert.layers import (
 from jbert.models import tasks
 from jbert.models.base import Model, embed_words
 from jbert.models.presets import Preset
+from jbert.norms import LayerNorm, NoNorm
 from jbert.sharding import on_own_rows, own_tokens
 from jbert.stack import run_layers
 
