@@ -37,8 +37,14 @@ def target(
     }
 
 
+def whole(arrays: Mapping[str, jax.Array], count: int) -> State:
+    """The whole of each array on each of so many devices."""
+    mesh = Mesh(np.array(jax.devices()[:count]), ("d",))
+    return jax.device_put(dict(arrays), NamedSharding(mesh, PartitionSpec()))
+
+
 def placed(arrays: Mapping[str, jax.Array], count: int) -> State:
-    """On so many devices; of several processes each makes the shards that it holds."""
+    """Split over so many devices; of several processes each makes the shards that it holds."""
     return {
         name: jax.make_array_from_callback(
             leaf.shape, leaf.sharding, np.asarray(arrays[name]).__getitem__

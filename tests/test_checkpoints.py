@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from checkpoint_states import assert_step, placed, state, target
+from checkpoint_states import assert_step, placed, state, target, whole
 
 import jbert
 from jbert.lock import LockedError
@@ -62,8 +62,10 @@ def test_any_number_of_devices_reads_what_any_number_wrote(tmp_path):
         assert [shard.data.shape for shard in split] == [(64 // count,)] * count
 
 
-@pytest.mark.parametrize("count", [1, 8])
-def test_arrays_may_be_donated_or_deleted_while_they_are_written(count, tmp_path, monkeypatch):
+@pytest.mark.parametrize(("count", "on_devices"), [(1, placed), (8, placed), (8, whole)])
+def test_arrays_may_be_donated_or_deleted_while_they_are_written(
+    count, on_devices, tmp_path, monkeypatch
+):
     go_on = threading.Event()
     begin = module.begin_saving
 
@@ -73,8 +75,8 @@ def test_arrays_may_be_donated_or_deleted_while_they_are_written(count, tmp_path
 
     monkeypatch.setattr(module, "begin_saving", slow)
     overwrite = jax.jit(lambda x: jax.tree.map(lambda leaf: leaf * 0 - 1, x), donate_argnums=0)
-    large = placed(state(5, 1 << 19), count)
-    overwrite(placed(state(1, 1 << 19), count))  # compiled
+    large = on_devices(state(5, 1 << 19), count)
+    overwrite(on_devices(state(1, 1 << 19), count))  # compiled
     jax.block_until_ready(large)
     with Checkpoints(tmp_path / "c") as checkpoints:
         checkpoints.save(5, large, {})
@@ -89,6 +91,17 @@ def test_arrays_may_be_donated_or_deleted_while_they_are_written(count, tmp_path
         checkpoints.wait()
         expected = state(5, 1 << 19)
         disk.assert_same(checkpoints.restore(5, target(expected)), expected)
+
+
+def test_replicated_arrays_are_written_whole_each_from_one_device(tmp_path, monkeypatch):
+    def cut(*_, **__):
+        raise AssertionError("an array was cut into a piece for every device")
+
+    monkeypatch.setattr(jax.lax, "slice_in_dim", cut)
+    with Checkpoints(tmp_path / "c") as checkpoints:
+        checkpoints.save(1, whole(state(1), 8), {})
+        checkpoints.wait()
+        disk.assert_same(checkpoints.restore(1, target(state(1))), state(1))
 
 
 def test_a_model_can_be_saved_while_a_checkpoint_is(tmp_path):
