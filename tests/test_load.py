@@ -11,6 +11,7 @@ import pytest
 import tiny
 
 import jbert
+from jbert.execution import Execution
 from jbert.loaded import abstract_params
 from jbert.restore import HeadWarning
 from jbert.trees import flatten
@@ -272,3 +273,13 @@ def test_shapes_and_axes_are_those_of_the_whole_model(arch):
     found = abstract_params(module, boxed=True)
     assert jax.tree.structure(found) == jax.tree.structure(whole)  # with the names of the axes
     assert jax.tree.leaves(found) == jax.tree.leaves(whole)
+
+
+@pytest.mark.parametrize("scan", [False, True])
+@pytest.mark.parametrize("boxed", [False, True])
+def test_shapes_may_be_changed_by_whom_they_were_given_to(scan, boxed):
+    module = disk.bert("bert", "masked_lm", execution=Execution(scan_layers=scan)).module
+    first = abstract_params(module, boxed)
+    kept = jax.tree.map(lambda leaf: leaf, first)
+    first["encoder"].clear()
+    assert jax.tree.structure(abstract_params(module, boxed)) == jax.tree.structure(kept)
