@@ -78,8 +78,8 @@ def begin_saving(path: Path, params: Any) -> Callable[[], None]:
 def _one_replica(params: Any) -> Any:
     """Replicated arrays from one of their devices each, in turns.
 
-    Orbax would cut each into a piece for every device, one piece after the other, which takes longer
-    than to copy them. Several processes still do it, since each then writes only its own pieces.
+    Orbax would cut each into a piece for every device, one after the other, which takes longer than
+    to copy them. Several processes still do it, since each then writes only its own pieces.
     """
     turn = itertools.count()
 

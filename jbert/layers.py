@@ -20,7 +20,7 @@ from jbert.activations import ActivationField, activation
 from jbert.attention import Visible, attend, wide_einsum
 from jbert.dropout import Dropout
 from jbert.execution import PRODUCT, Execution
-from jbert.parameters import bias_of, kernel_of, normal, weight
+from jbert.parameters import bias_of, fixed, kernel_of, normal, weight
 from jbert.sharding import constrain
 
 # What a weight matrix does, and so how its two sides may be sharded.
@@ -179,10 +179,10 @@ class Embed(nn.Module):
 
     @nn.compact
     def __call__(self, ids: Int[Array, "..."]) -> Float[Array, "... d"]:
-        table = weight(
-            self, "embedding", self._init, TABLE_AXES[self.role], (self.num, self.features),
-            self.execution.dtype,
-        )  # fmt: skip
+        random = normal(self.stddev, zero_row=self.padding_idx)
+        init = random if self.table_init is None else fixed(self.table_init)
+        shape = (self.num, self.features)
+        table = weight(self, "embedding", init, TABLE_AXES[self.role], shape, self.execution.dtype)
         if not self.trainable:
             table = jax.lax.stop_gradient(table)
         # Gathered whole before the lookup: of rows split over devices the partitioner would make
@@ -196,12 +196,6 @@ class Embed(nn.Module):
             frozen = (ids == self.padding_idx)[..., None]
             rows = jnp.where(frozen, jax.lax.stop_gradient(rows), rows)
         return rows.astype(self.execution.dtype)
-
-    def _init(self, key, shape, dtype):
-        if self.table_init is not None:
-            return jnp.asarray(self.table_init(*shape), dtype)
-        table = normal(self.stddev)(key, shape, dtype)
-        return table if self.padding_idx is None else table.at[self.padding_idx].set(0)
 
 
 class RelativeScores(nn.Module):

@@ -11,7 +11,8 @@ from jbert.backend import check_devices
 from jbert.config import ConfigError, ModelConfig, read_config_json
 from jbert.execution import Execution
 from jbert.formats import open_weights
-from jbert.loaded import Bert, architecture_name, build_module, decoder_config, init_params
+from jbert.initial import init_params
+from jbert.loaded import Bert, architecture_name, build_module, decoder_config
 from jbert.locate import locate
 from jbert.models import REGISTRY, architecture, config_from_dict
 from jbert.processes import from_first_on, together_on

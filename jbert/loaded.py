@@ -20,8 +20,8 @@ from jbert.heads import Output
 from jbert.inputs import check
 from jbert.models import architecture, model_class
 from jbert.models.base import PER_TOKEN, Model, flatten_choices
-from jbert.sharding import EVERYTHING, Rules, activations_on, batch_sharding, param_shardings
-from jbert.stack import SCANNED, stack_layers
+from jbert.sharding import EVERYTHING, Rules, activations_on, batch_sharding
+from jbert.stack import SCANNED
 from jbert.trees import flatten, unflatten
 
 
@@ -193,7 +193,7 @@ def unrolled(module: Model) -> Model:
 def abstract_params(module: Model, boxed: bool = False) -> Any:
     """The parameters' shapes at no cost; boxed, with the names of their axes."""
     # Scanned, one layer is traced instead of all of them, which takes a fifth of the time.
-    scanned = module.clone(execution=dataclasses.replace(module.execution, scan_layers=True))
+    scanned: Any = module.clone(execution=dataclasses.replace(module.execution, scan_layers=True))
     abstract = _traced_params(scanned)
     if not module.execution.scan_layers:
         abstract = _one_by_one(abstract)
@@ -229,35 +229,6 @@ def _of_one_layer(leaf: Any) -> Any:
 
 def _is_boxed(leaf: Any) -> bool:
     return isinstance(leaf, nn.LogicallyPartitioned)
-
-
-def init_params(
-    module: Model,
-    seed: int,
-    mesh: Mesh | None = None,
-    preset: str | Rules = EVERYTHING,
-    only: tuple[str, ...] | None = None,
-) -> Any:
-    """Random parameters, each made where it will lie: no device holds more than its share.
-
-    Layers are drawn one by one whether they are scanned or not, so that a seed means one model.
-    `only` restricts the result to some paths, and makes it flat.
-    """
-    dummy: Any = {name: jnp.ones(x.shape, x.dtype) for name, x in dummy_inputs(module).items()}
-
-    def pick(params):
-        flat = flatten(params)
-        return params if only is None else {path: flat[path] for path in only}
-
-    def init(key):
-        variables: Any = unrolled(module).init(key, **dummy)
-        params = nn.meta.unbox(variables["params"])
-        return pick(stack_layers(params) if module.execution.scan_layers else params)
-
-    shardings = None
-    if mesh is not None:
-        shardings = pick(param_shardings(abstract_params(module, boxed=True), mesh, preset))
-    return jax.jit(init, out_shardings=shardings)(jax.random.key(seed))
 
 
 def architecture_name(config: ModelConfig, task: str | None) -> str:

@@ -23,7 +23,8 @@ from jbert.convert.dialects import in_pytorch_words
 from jbert.convert.rules import NameTable
 from jbert.convert.weights import Matched, is_encoder, match
 from jbert.formats import Tensor, open_weights
-from jbert.loaded import abstract_params, build_module, init_params, unrolled
+from jbert.initial import init_params
+from jbert.loaded import abstract_params, build_module, unrolled
 from jbert.models.base import Model
 from jbert.processes import together_on
 from jbert.sharding import Rules, param_shardings

@@ -15,8 +15,9 @@ from jax.sharding import Mesh
 
 from jbert.atomic import replacing
 from jbert.config import ModelConfig, default_labels, read_config_json
+from jbert.initial import init_params
 from jbert.load import ENCODER, default_task, from_config, load, read_config, read_tokenizer
-from jbert.loaded import Bert, init_params
+from jbert.loaded import Bert
 from jbert.locate import locate
 from jbert.models import config_from_dict, presets
 from jbert.processes import together

@@ -8,7 +8,8 @@ import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jbert.config import ConfigError, ModelConfig
-from jbert.loaded import Bert, abstract_params, build_module, init_params
+from jbert.initial import init_params
+from jbert.loaded import Bert, abstract_params, build_module
 from jbert.models.base import Model
 from jbert.training.config import RunError
 from jbert.training.optimizer import Flat
