@@ -1,4 +1,4 @@
-"""How a layer declares its parameters: their axes, how they are drawn, the dtype they are read in."""
+"""How a layer declares a parameter: its axes, how it is drawn, the dtype that it is read in."""
 
 import functools
 from collections.abc import Callable
