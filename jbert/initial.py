@@ -66,4 +66,8 @@ def _generator(
     def one(key: jax.Array) -> jax.Array:
         return init(key, shape, dtype)
 
-    return jax.jit(jax.vmap(one) if stacked else one, out_shardings=place)
+    def each(keys: jax.Array) -> jax.Array:
+        # Not by vmap, under which JAX's "rbg" generator draws something else.
+        return jax.lax.map(one, keys)
+
+    return jax.jit(each if stacked else one, out_shardings=place)

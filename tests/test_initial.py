@@ -78,6 +78,14 @@ def test_a_seed_means_one_model_scanned_and_on_any_devices(arch):
     )
 
 
+def test_a_seed_means_one_model_with_another_generator_too():
+    with jax.default_prng_impl("rbg"):
+        expected = init_params(module_of("bert", None), 5)
+        assert_same(
+            init_params(module_of("bert", None, scan=True), 5), jbert.stack_layers(expected)
+        )
+
+
 def test_some_of_them_are_the_same_as_among_all():
     module = module_of("bert", "masked_lm")
     every = flatten(init_params(module, 2))
