@@ -192,8 +192,10 @@ def unrolled(module: Model) -> Model:
 
 def abstract_params(module: Model, boxed: bool = False) -> Any:
     """The parameters' shapes at no cost; boxed, with the names of their axes."""
-    # Scanned, one layer is traced instead of all of them, which takes a fifth of the time.
-    scanned: Any = module.clone(execution=dataclasses.replace(module.execution, scan_layers=True))
+    # Scanned, one layer is traced instead of all of them, which takes a fifth of the time. Of how
+    # the module computes only the dtypes matter here: a parameter's, and that it is read in.
+    dtypes = module.execution.dtype, module.execution.param_dtype
+    scanned: Any = module.clone(execution=Execution(*dtypes, scan_layers=True))
     abstract = _traced_params(scanned)
     if not module.execution.scan_layers:
         abstract = _one_by_one(abstract)

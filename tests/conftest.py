@@ -1,7 +1,6 @@
 """Eight CPU devices for every test, and the strictness that the library is written for."""
 
 import atexit
-import collections
 import os
 import shutil
 import subprocess
@@ -34,13 +33,6 @@ OPT_IN = ("parity", "hub", "faults", "notebooks", "tpu_plan")
 CHEAP = "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
 
 
-def pytest_addoption(parser):
-    parser.addoption(
-        "--every-other-case", action="store_true",
-        help="of a test with many parameters the first, the third, the fifth set, and so on",
-    )  # fmt: skip
-
-
 def pytest_configure(config):
     """Half of a run would go to XLA's generator of fused loops; its plain one compiles in half the
     time, and sooner still if it does not cut up a program for threads: the workers keep all cores
@@ -53,23 +45,9 @@ def pytest_collection_modifyitems(config, items):
     asked = config.getoption("markexpr")
     left_out = [mark for mark in OPT_IN if mark not in asked]
     kept = [item for item in items if not any(item.get_closest_marker(m) for m in left_out)]
-    if config.getoption("every_other_case"):
-        kept = every_other_case(kept)
     if len(kept) < len(items):
         config.hook.pytest_deselected(items=[item for item in items if item not in set(kept)])
         items[:] = kept
-
-
-def every_other_case(items):
-    """Every test is still there, with half of its cases."""
-    seen = collections.Counter()
-    kept = []
-    for item in items:
-        test = item.nodeid.partition("[")[0]
-        seen[test] += 1
-        if seen[test] % 2:
-            kept.append(item)
-    return kept
 
 
 @pytest.fixture

@@ -2,13 +2,13 @@
 
 from typing import Any
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from jbert.config import ModelConfig
 from jbert.execution import Execution
+from jbert.loaded import abstract_params
 from jbert.models import REGISTRY, model_class
 
 VOCAB, LENGTH, BATCH = 99, 11, 3
@@ -18,7 +18,12 @@ _SIZES = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4,
 FIELDS: dict[str, dict[str, Any]] = {
     "bert": _SIZES,
     "distilbert": {"dim": 32, "n_layers": 2, "n_heads": 4, "hidden_dim": 36, **_SHARED},
-    "mobilebert": {**_SIZES, "embedding_size": 16, "intra_bottleneck_size": 16},
+    "mobilebert": {
+        **_SIZES,
+        "embedding_size": 16,
+        "intra_bottleneck_size": 16,
+        "num_feedforward_networks": 3,
+    },
     "convbert": {**_SIZES, "embedding_size": 16, "num_groups": 2, "conv_kernel_size": 5},
 }
 ARCHITECTURES = tuple(FIELDS)
@@ -78,9 +83,7 @@ def model(arch: str, task: str | None = None, execution: Execution | None = None
     """A module and parameters large enough that every weight moves the output."""
     cfg = config(arch, task, **changes)
     module = model_class(cfg, task)(cfg, execution or Execution())
-    inputs = batch(arch, task)
-    shapes = nn.unbox(jax.eval_shape(module.init, jax.random.key(0), **inputs))["params"]
-    return module, random_params(shapes)
+    return module, random_params(abstract_params(module))
 
 
 def random_params(shapes: Any, seed: int = 0, scale: float = 0.15) -> Any:
